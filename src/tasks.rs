@@ -1,0 +1,44 @@
+//! Named, owned tasks and the order in which they end.
+//!
+//! Every task that outlives a request is spawned here, so that shutdown can wait for it and no
+//! task is without an owner.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+/// The owner of background tasks; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Tasks {
+    tracker: TaskTracker,
+    cancelled: CancellationToken,
+}
+
+impl Tasks {
+    /// Spawns a task that is cancelled at shutdown, at its next await. `name` appears in its log lines.
+    pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let cancelled = self.cancelled.clone();
+        let run = async move {
+            tokio::select! {
+                () = cancelled.cancelled() => tracing::debug!(task = name, "task cancelled by shutdown"),
+                () = task => {}
+            }
+        };
+        self.tracker.spawn(run.instrument(tracing::Span::current()));
+    }
+
+    /// Resolves when shutdown cancels the tasks.
+    pub async fn cancelled(&self) {
+        self.cancelled.cancelled().await;
+    }
+
+    /// Cancels all tasks and waits for them, at most `deadline`. True if all ended.
+    pub async fn shut_down(&self, deadline: Duration) -> bool {
+        self.cancelled.cancel();
+        self.tracker.close();
+        tokio::time::timeout(deadline, self.tracker.wait()).await.is_ok()
+    }
+}

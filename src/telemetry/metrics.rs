@@ -1,0 +1,420 @@
+//! Every metric, defined in one file.
+//!
+//! Labels come from closed sets and from the names of rules, never from a request. All label sets
+//! of a rule are initialised to 0 when the rule is loaded ([`Metrics::for_rule`]).
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// Result of a lookup, the label `result` of `headpond_cache_requests_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheResult {
+    /// Served from the cache with no upstream request.
+    Hit,
+    /// Fetched from upstream.
+    Miss,
+    /// Served from a transfer that another request began.
+    Coalesced,
+    /// Served from the cache past its freshness, because upstream gave no answer.
+    Stale,
+    /// Served from the cache after upstream confirmed it.
+    Revalidated,
+    /// Answered "not found" from memory.
+    Negative,
+    /// Streamed through without being kept.
+    Bypass,
+}
+
+impl CacheResult {
+    const ALL: [Self; 7] = [Self::Hit, Self::Miss, Self::Coalesced, Self::Stale, Self::Revalidated, Self::Negative, Self::Bypass];
+
+    /// The label's value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Coalesced => "coalesced",
+            Self::Stale => "stale",
+            Self::Revalidated => "revalidated",
+            Self::Negative => "negative",
+            Self::Bypass => "bypass",
+        }
+    }
+}
+
+/// What was asked for, the label `kind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheKind {
+    /// A manifest by tag.
+    Tag,
+    /// A manifest by digest.
+    Manifest,
+    /// A blob.
+    Blob,
+    /// A list of tags.
+    TagsList,
+}
+
+impl CacheKind {
+    const ALL: [Self; 4] = [Self::Tag, Self::Manifest, Self::Blob, Self::TagsList];
+
+    /// The label's value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tag => "tag",
+            Self::Manifest => "manifest",
+            Self::Blob => "blob",
+            Self::TagsList => "tags_list",
+        }
+    }
+}
+
+/// How a fill ended, the label `result` of `headpond_fills_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FillResult {
+    /// Verified and committed.
+    Committed,
+    /// Verified and delivered, but not kept (no space, or the store failed).
+    NotKept,
+    /// Upstream broke off for good.
+    Failed,
+    /// The bytes did not match their digest.
+    DigestMismatch,
+    /// Dropped because nobody followed it and room was needed, or by shutdown.
+    Dropped,
+}
+
+impl FillResult {
+    const ALL: [Self; 5] = [Self::Committed, Self::NotKept, Self::Failed, Self::DigestMismatch, Self::Dropped];
+
+    /// The label's value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::NotKept => "not_kept",
+            Self::Failed => "failed",
+            Self::DigestMismatch => "digest_mismatch",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
+/// Why stale content was served, the label `reason` of `headpond_stale_served_total`.
+pub const STALE_REASONS: [&str; 6] = ["slow", "unavailable", "too_many_requests", "denied", "not_found", "invalid"];
+
+/// All metrics of one process. Not the global registry: tests run many servers in one process.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Registry,
+    cache_requests: IntCounterVec,
+    cache_bytes: IntCounterVec,
+    upstream_requests: IntCounterVec,
+    upstream_ttfb: HistogramVec,
+    circuit_state: IntGaugeVec,
+    token_requests: IntCounterVec,
+    /// `headpond_fills_inflight`.
+    pub fills_inflight: IntGauge,
+    /// `headpond_followers_inflight`.
+    pub followers_inflight: IntGauge,
+    /// `headpond_bypasses_inflight`.
+    pub bypasses_inflight: IntGauge,
+    fills: IntCounterVec,
+    /// `headpond_fill_resumes_total`: transfers that broke and were taken up again.
+    pub fill_resumes: IntCounter,
+    /// `headpond_digest_mismatch_total`.
+    pub digest_mismatch: IntCounter,
+    stale_served: IntCounterVec,
+    http_requests: HistogramVec,
+    /// `headpond_http_ttfb_seconds`: from the request's head to the first byte of a blob or manifest.
+    pub http_ttfb: Histogram,
+    auth_attempts: IntCounterVec,
+    storage_errors: IntCounterVec,
+    config_reload_success: IntGauge,
+    config_reload_timestamp: IntGauge,
+    proxy_requests: IntCounterVec,
+    proxy_hits: IntCounterVec,
+    proxy_misses: IntCounterVec,
+    proxy_pulled_bytes: IntCounterVec,
+    proxy_pushed_bytes: IntCounterVec,
+}
+
+/// Seconds, from a page-cache hit to a slow upstream.
+const SECONDS_BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
+
+/// Builds metrics and registers them; the first failure is kept, so that each call stays one line.
+struct Definitions {
+    registry: Registry,
+    failure: Option<prometheus::Error>,
+}
+
+impl Definitions {
+    fn register<M: prometheus::core::Collector + Clone + 'static>(&mut self, metric: Result<M, prometheus::Error>) -> Option<M> {
+        let outcome = metric.and_then(|metric| self.registry.register(Box::new(metric.clone())).map(|()| metric));
+        outcome.map_err(|error| self.failure = Some(error)).ok()
+    }
+
+    fn counters(&mut self, name: &str, help: &str, labels: &[&str]) -> Option<IntCounterVec> {
+        self.register(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn counter(&mut self, name: &str, help: &str) -> Option<IntCounter> {
+        self.register(IntCounter::new(name, help))
+    }
+
+    fn gauge(&mut self, name: &str, help: &str) -> Option<IntGauge> {
+        self.register(IntGauge::new(name, help))
+    }
+
+    fn seconds(&mut self, name: &str, help: &str, labels: &[&str]) -> Option<HistogramVec> {
+        self.register(HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS_BUCKETS.to_vec()), labels))
+    }
+}
+
+impl Metrics {
+    /// Defines and registers every metric.
+    ///
+    /// # Errors
+    /// When two definitions collide, which is a mistake in this file.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let mut define = Definitions { registry: Registry::new(), failure: None };
+        let metrics = Self::define(&mut define);
+        match (metrics, define.failure) {
+            (Some(metrics), None) => {
+                metrics.initialise();
+                Ok(metrics)
+            }
+            (_, failure) => Err(failure.unwrap_or_else(|| prometheus::Error::Msg("a metric was not defined".to_owned()))),
+        }
+    }
+
+    fn define(d: &mut Definitions) -> Option<Self> {
+        let process = prometheus::process_collector::ProcessCollector::for_self();
+        d.registry.register(Box::new(process)).map_err(|error| d.failure = Some(error)).ok()?;
+        let build_info = d.register(IntGaugeVec::new(Opts::new("headpond_build_info", "The running version; always 1."), &["version"]))?;
+        build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        Some(Self {
+            cache_requests: d.counters("headpond_cache_requests_total", "Requests by what the cache did.", &["rule", "kind", "result"])?,
+            cache_bytes: d.counters("headpond_cache_bytes_total", "Bytes in from upstream and out to clients.", &["rule", "direction"])?,
+            upstream_requests: d.counters(
+                "headpond_upstream_requests_total",
+                "Requests made upstream; code 0 is no answer.",
+                &["rule", "method", "code"],
+            )?,
+            upstream_ttfb: d.seconds("headpond_upstream_ttfb_seconds", "From request to response head of an upstream.", &["rule"])?,
+            circuit_state: d
+                .register(IntGaugeVec::new(Opts::new("headpond_upstream_circuit_state", "0 well, 1 suspect, 2 open."), &["rule"]))?,
+            token_requests: d.counters("headpond_upstream_token_requests_total", "Token requests by outcome.", &["rule", "outcome"])?,
+            fills_inflight: d.gauge("headpond_fills_inflight", "Blobs on their way in.")?,
+            followers_inflight: d.gauge("headpond_followers_inflight", "Clients that read a blob on its way in.")?,
+            bypasses_inflight: d.gauge("headpond_bypasses_inflight", "Clients that are streamed a blob which is not kept.")?,
+            fills: d.counters("headpond_fills_total", "Fills by how they ended.", &["result"])?,
+            fill_resumes: d.counter("headpond_fill_resumes_total", "Transfers that broke and were taken up at the missing bytes.")?,
+            digest_mismatch: d.counter("headpond_digest_mismatch_total", "Contents from upstream that did not match their digest.")?,
+            stale_served: d.counters(
+                "headpond_stale_served_total",
+                "Stale tags served, by why upstream did not confirm.",
+                &["rule", "reason"],
+            )?,
+            http_requests: d.seconds(
+                "headpond_http_request_duration_seconds",
+                "From the request's head to the last byte of the answer.",
+                &["route", "method", "code"],
+            )?,
+            http_ttfb: d
+                .seconds("headpond_http_ttfb_seconds", "From the request's head to the head of the answer.", &[])?
+                .with_label_values::<&str>(&[]),
+            auth_attempts: d.counters("headpond_auth_attempts_total", "Requests by how they authenticated.", &["outcome"])?,
+            storage_errors: d.counters("headpond_storage_errors_total", "Operations of the store that failed.", &["operation"])?,
+            config_reload_success: d.gauge("headpond_config_last_reload_successful", "1 if the last (re)load held.")?,
+            config_reload_timestamp: d.gauge("headpond_config_last_reload_success_timestamp_seconds", "When the last good load was.")?,
+            proxy_requests: d.counters("registry_proxy_requests_total", "Requests (as Distribution counts them).", &["type"])?,
+            proxy_hits: d.counters("registry_proxy_hits_total", "Hits (as Distribution counts them).", &["type"])?,
+            proxy_misses: d.counters("registry_proxy_misses_total", "Misses (as Distribution counts them).", &["type"])?,
+            proxy_pulled_bytes: d.counters("registry_proxy_pulled_bytes_total", "Bytes from upstream.", &["type"])?,
+            proxy_pushed_bytes: d.counters("registry_proxy_pushed_bytes_total", "Bytes to clients.", &["type"])?,
+            registry: d.registry.clone(),
+        })
+    }
+
+    /// Creates the label sets that need no rule.
+    fn initialise(&self) {
+        for result in FillResult::ALL {
+            self.fills.with_label_values(&[result.as_str()]);
+        }
+        for kind in ["manifest", "blob"] {
+            for family in [&self.proxy_requests, &self.proxy_hits, &self.proxy_misses, &self.proxy_pulled_bytes, &self.proxy_pushed_bytes] {
+                family.with_label_values(&[kind]);
+            }
+        }
+        for outcome in ["anonymous", "accepted", "refused"] {
+            self.auth_attempts.with_label_values(&[outcome]);
+        }
+    }
+
+    /// The counters of one rule, all at 0 when new. `rule` is the rule's prefix.
+    #[must_use]
+    pub fn for_rule(&self, rule: &str) -> RuleMetrics {
+        let requests =
+            |kind: CacheKind| CacheResult::ALL.map(|result| self.cache_requests.with_label_values(&[rule, kind.as_str(), result.as_str()]));
+        for reason in STALE_REASONS {
+            self.stale_served.with_label_values(&[rule, reason]);
+        }
+        RuleMetrics {
+            rule: rule.to_owned(),
+            cache_requests: CacheKind::ALL.map(requests),
+            bytes_in: self.cache_bytes.with_label_values(&[rule, "in"]),
+            bytes_out: self.cache_bytes.with_label_values(&[rule, "out"]),
+            upstream_ttfb: self.upstream_ttfb.with_label_values(&[rule]),
+            circuit_state: self.circuit_state.with_label_values(&[rule]),
+            all: self.clone(),
+        }
+    }
+
+    /// Counts the end of a fill.
+    pub fn fill_ended(&self, result: FillResult) {
+        self.fills.with_label_values(&[result.as_str()]).inc();
+    }
+
+    /// Observes an answered request. `route` and `method` come from closed sets.
+    pub fn request_answered(&self, route: &str, method: &str, status: u16, seconds: f64) {
+        self.http_requests.with_label_values(&[route, method, status_text(status).as_str()]).observe(seconds);
+    }
+
+    /// Counts an authentication: `anonymous`, `accepted` or `refused`.
+    pub fn authenticated(&self, outcome: &'static str) {
+        self.auth_attempts.with_label_values(&[outcome]).inc();
+    }
+
+    /// Counts a failed operation of the store.
+    pub fn storage_failed(&self, operation: &'static str) {
+        self.storage_errors.with_label_values(&[operation]).inc();
+    }
+
+    /// Notes how a load of the configuration went.
+    pub fn config_loaded(&self, now_unix_seconds: i64, success: bool) {
+        self.config_reload_success.set(i64::from(success));
+        if success {
+            self.config_reload_timestamp.set(now_unix_seconds);
+        }
+    }
+
+    /// The text exposition of all metrics.
+    ///
+    /// # Errors
+    /// When a collector yields something that cannot be encoded.
+    pub fn expose(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+fn status_text(status: u16) -> String {
+    status.to_string()
+}
+
+/// The metrics of one rule, with its label set.
+#[derive(Clone)]
+pub struct RuleMetrics {
+    rule: String,
+    cache_requests: [[IntCounter; 7]; 4],
+    bytes_in: IntCounter,
+    bytes_out: IntCounter,
+    upstream_ttfb: Histogram,
+    circuit_state: IntGauge,
+    all: Metrics,
+}
+
+impl RuleMetrics {
+    /// The rule's label.
+    #[must_use]
+    pub fn rule(&self) -> &str {
+        &self.rule
+    }
+
+    /// Counts a request and what the cache did; `registry_proxy_*` follow.
+    pub fn requested(&self, kind: CacheKind, result: CacheResult) {
+        if let Some(counter) = self.cache_requests.get(kind as usize).and_then(|results| results.get(result as usize)) {
+            counter.inc();
+        }
+        let Some(kind) = distribution_type(kind) else { return };
+        self.all.proxy_requests.with_label_values(&[kind]).inc();
+        let family = match result {
+            CacheResult::Hit | CacheResult::Stale | CacheResult::Revalidated => &self.all.proxy_hits,
+            CacheResult::Miss | CacheResult::Coalesced | CacheResult::Negative | CacheResult::Bypass => &self.all.proxy_misses,
+        };
+        family.with_label_values(&[kind]).inc();
+    }
+
+    /// Counts bytes received from upstream.
+    pub fn received(&self, kind: CacheKind, bytes: u64) {
+        self.bytes_in.inc_by(bytes);
+        if let Some(kind) = distribution_type(kind) {
+            self.all.proxy_pulled_bytes.with_label_values(&[kind]).inc_by(bytes);
+        }
+    }
+
+    /// Counts bytes sent to clients.
+    pub fn sent(&self, kind: CacheKind, bytes: u64) {
+        self.bytes_out.inc_by(bytes);
+        if let Some(kind) = distribution_type(kind) {
+            self.all.proxy_pushed_bytes.with_label_values(&[kind]).inc_by(bytes);
+        }
+    }
+
+    /// Counts a request made upstream; `code` 0 is no answer.
+    pub fn asked_upstream(&self, method: &str, code: u16, seconds_to_head: f64) {
+        self.all.upstream_requests.with_label_values(&[self.rule.as_str(), method, status_text(code).as_str()]).inc();
+        self.upstream_ttfb.observe(seconds_to_head);
+    }
+
+    /// Counts a token request: `issued`, `refused` or `failed`.
+    pub fn asked_token(&self, outcome: &'static str) {
+        self.all.token_requests.with_label_values(&[self.rule.as_str(), outcome]).inc();
+    }
+
+    /// Shows the circuit: 0 well, 1 suspect, 2 open.
+    pub fn circuit(&self, state: i64) {
+        self.circuit_state.set(state);
+    }
+
+    /// Counts a stale answer; `reason` is one of [`STALE_REASONS`].
+    pub fn served_stale(&self, reason: &'static str) {
+        self.all.stale_served.with_label_values(&[self.rule.as_str(), reason]).inc();
+    }
+
+    /// The metrics that have no rule.
+    #[must_use]
+    pub fn all(&self) -> &Metrics {
+        &self.all
+    }
+}
+
+/// Distribution's label `type`.
+const fn distribution_type(kind: CacheKind) -> Option<&'static str> {
+    match kind {
+        CacheKind::Tag | CacheKind::Manifest => Some("manifest"),
+        CacheKind::Blob => Some("blob"),
+        CacheKind::TagsList => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn label_sets_of_a_rule_start_at_zero() {
+        let metrics = Metrics::new().unwrap();
+        metrics.for_rule("docker-hub").requested(CacheKind::Blob, CacheResult::Bypass);
+        let text = String::from_utf8(metrics.expose().unwrap()).unwrap();
+        assert!(text.contains(r#"headpond_cache_requests_total{kind="blob",result="bypass",rule="docker-hub"} 1"#));
+        assert!(text.contains(r#"headpond_cache_requests_total{kind="tag",result="stale",rule="docker-hub"} 0"#));
+        assert!(text.contains(r#"registry_proxy_hits_total{type="manifest"} 0"#));
+        assert!(text.contains(r#"registry_proxy_misses_total{type="blob"} 1"#));
+    }
+}
