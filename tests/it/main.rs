@@ -1,1 +1,4 @@
-fn main() {}
+//! All integration tests: one binary, so that they link once.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod config;
