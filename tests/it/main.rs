@@ -1,1 +1,5 @@
-fn main() {}
+//! Every integration test in one binary, over real sockets.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod fake_upstream;
+mod upstream;
