@@ -1,4 +1,8 @@
-//! All integration tests: one binary, so that they link once.
+//! Every integration test in one binary, over real sockets.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod cli;
 mod config;
+mod fake_upstream;
+mod server;
+mod upstream;
