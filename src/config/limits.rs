@@ -106,6 +106,8 @@ limits! {
     tls_handshake_timeout: Duration = 10 s;
     /// After which a connection without a request is closed.
     idle_timeout: Duration = 120 s;
+    /// After which a client that takes no byte of its answer is cut off.
+    client_stall_timeout: Duration = 5 min;
     /// Between "not ready" and the end of accepting, so that load balancers notice.
     shutdown_delay: Duration = 0 s;
     /// For requests under way to end at shutdown; the rest is cut.
