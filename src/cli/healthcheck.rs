@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -14,6 +14,7 @@ use crate::config::Admin;
 
 /// For the whole check.
 const LIMIT: Duration = Duration::from_secs(3);
+const HINT: &str = "is `headpond serve` running? name its admin port with --admin or --config";
 /// Of an answer, no more than its first line is needed.
 const MAX_ANSWER_BYTES: u64 = 1024;
 
@@ -37,9 +38,11 @@ impl Healthcheck {
         let address = reachable(address);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
         let answer = runtime.block_on(async { tokio::time::timeout(LIMIT, ask(address)).await });
-        let next = || format!("{address} is not healthy\n    hint: is `headpond serve` running? name its admin port with --admin");
-        let status_line =
-            answer.with_context(|| format!("no answer within {} s", LIMIT.as_secs())).and_then(|answer| answer).with_context(next)?;
+        let status_line = match answer {
+            Ok(Ok(status_line)) => status_line,
+            Ok(Err(error)) => bail!("{address} is not healthy: {error}\n    hint: {HINT}"),
+            Err(_) => bail!("{address} is not healthy: no answer within {} s\n    hint: {HINT}", LIMIT.as_secs()),
+        };
         ensure!(status_line.starts_with("HTTP/1.1 200"), "{address} answers {status_line:?}");
         Ok(ExitCode::SUCCESS)
     }

@@ -304,6 +304,7 @@ fn schema_closes_every_object_and_knows_every_key() {
     }
     let schema = headpond::config::schema();
     check(&schema, "");
+    assert!(!schema.to_string().contains("null"));
     assert!(schema.pointer("/$defs/Limits/properties/stall_timeout").is_some());
     assert!(schema.pointer("/$defs/Rule/properties/upstream_prefix").is_some());
 }
