@@ -35,7 +35,7 @@ pub use freshness::FreshnessRule;
 pub use limits::Limits;
 pub use listen::{Admin, Listen, Tls};
 pub use log::{Log, LogFormat};
-pub use overrides::Overrides;
+pub use overrides::{ConfigSource, Overrides};
 pub use pattern::Pattern;
 pub use prefix::Prefix;
 pub use problems::{ConfigProblems, Problem};

@@ -106,6 +106,8 @@ limits! {
     tls_handshake_timeout: Duration = 10 s;
     /// After which a connection without a request is closed.
     idle_timeout: Duration = 120 s;
+    /// After which a client that takes no byte of its answer is cut off.
+    client_stall_timeout: Duration = 5 min;
     /// Between "not ready" and the end of accepting, so that load balancers notice.
     shutdown_delay: Duration = 0 s;
     /// For requests under way to end at shutdown; the rest is cut.
@@ -207,4 +209,33 @@ pub(super) fn validate(raw: Option<RawLimits>, problems: &mut Problems) -> Limit
         problems.add("limits.circuit_max_cooldown", "is shorter than limits.circuit_cooldown", "raise it, or lower the other");
     }
     limits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_that_may_be_zero_are_limits() {
+        let schema = schemars::schema_for!(RawLimits).to_value();
+        for name in MAY_BE_ZERO {
+            assert!(schema["properties"].get(name).is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn limits_are_read_with_their_units() {
+        for (text, bytes) in
+            [("64MiB", Some(64 << 20)), ("64 MiB", Some(64 << 20)), ("1.5GiB", Some(3 << 29)), ("10", Some(10)), ("-1", None), ("x", None)]
+        {
+            assert_eq!(<u64 as Limit>::parse(text), bytes, "{text}");
+        }
+        for (text, duration) in [("1h 30m", Some(5400)), ("0", Some(0)), ("10", None), ("20years", None), ("99999999999999999999s", None)] {
+            assert_eq!(<Duration as Limit>::parse(text), duration.map(Duration::from_secs), "{text}");
+        }
+        assert_eq!(
+            (<usize as Limit>::parse("7"), <usize as Limit>::parse("-7"), <usize as Limit>::parse("9999999")),
+            (Some(7), None, None)
+        );
+    }
 }

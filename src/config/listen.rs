@@ -3,8 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use super::problems::Problems;
+use super::problems::{ConfigProblems, Problems};
 use super::raw::{RawAdmin, RawListen, RawTls};
+use super::read;
 use super::shapes::{List, Text, TextOr};
 
 /// One address that clients connect to.
@@ -39,6 +40,20 @@ pub struct Admin {
 impl Default for Listen {
     fn default() -> Self {
         Self { address: loopback(5000), tls: None, proxy_protocol: false }
+    }
+}
+
+impl Admin {
+    /// Reads the admin port alone, whatever else is wrong with the file: the health check of a
+    /// running server must not fail because its file was broken meanwhile.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or its `admin` does not hold.
+    pub fn load(file: &Path) -> Result<Self, ConfigProblems> {
+        let mut problems = Problems::default();
+        let admin = validate_admin(read::read(file, &mut problems).admin, &mut problems);
+        problems.retain(|problem| problem.path.is_empty() || problem.path.starts_with("admin"));
+        problems.into_result(Some(file), admin)
     }
 }
 

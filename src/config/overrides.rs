@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::listen::{Admin, Listen};
 use super::log::{self, LogFormat};
 use super::problems::Problems;
-use super::{Config, Storage};
+use super::{Config, ConfigProblems, Storage};
 
 /// What flags and `HEADPOND_*` variables say; wins over the file. A path is relative to the working directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +21,25 @@ pub struct Overrides {
     pub log_level: Option<String>,
     /// Form of log lines.
     pub log_format: Option<LogFormat>,
+}
+
+/// Where a configuration comes from, to load it again on SIGHUP.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConfigSource {
+    /// The file; without one, the defaults.
+    pub file: Option<PathBuf>,
+    /// What wins over it.
+    pub overrides: Overrides,
+}
+
+impl ConfigSource {
+    /// Reads and validates.
+    ///
+    /// # Errors
+    /// All problems found.
+    pub fn load(&self) -> Result<Config, ConfigProblems> {
+        Config::load(self.file.as_deref(), &self.overrides)
+    }
 }
 
 impl Overrides {

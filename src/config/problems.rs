@@ -81,6 +81,11 @@ impl Problems {
         }
     }
 
+    /// Forgets the problems that do not matter here.
+    pub(super) fn retain(&mut self, matters: impl FnMut(&Problem) -> bool) {
+        self.0.retain(matters);
+    }
+
     /// `config`, if nothing is wrong.
     pub(super) fn into_result<T>(self, file: Option<&Path>, config: T) -> Result<T, ConfigProblems> {
         if self.0.is_empty() { Ok(config) } else { Err(ConfigProblems { file: file.map(Path::to_owned), problems: self.0 }) }

@@ -47,7 +47,7 @@ pub(super) fn parse(text: &str, problems: &mut Problems) -> RawConfig {
             return RawConfig::default();
         }
         Err(error) => {
-            let message = error.without_snippet().to_string();
+            let message = error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter);
             problems.add("", format!("not YAML that can be read: {message}"), "check indentation, quotes and keys written twice");
             return RawConfig::default();
         }

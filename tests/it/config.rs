@@ -297,14 +297,14 @@ fn schema_closes_every_object_and_knows_every_key() {
         if schema.get("properties").is_some() {
             assert_eq!(schema.get("additionalProperties"), Some(&serde_json::Value::Bool(false)), "{path}");
         }
-        match schema {
-            serde_json::Value::Object(object) => object.iter().for_each(|(key, value)| check(value, &format!("{path}/{key}"))),
-            serde_json::Value::Array(list) => list.iter().for_each(|value| check(value, path)),
-            _ => {}
+        if let Some(object) = schema.as_object() {
+            object.iter().for_each(|(key, value)| check(value, &format!("{path}/{key}")));
         }
+        schema.as_array().into_iter().flatten().for_each(|value| check(value, path));
     }
     let schema = headpond::config::schema();
     check(&schema, "");
+    assert!(!schema.to_string().contains("null"));
     assert!(schema.pointer("/$defs/Limits/properties/stall_timeout").is_some());
     assert!(schema.pointer("/$defs/Rule/properties/upstream_prefix").is_some());
 }

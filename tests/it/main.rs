@@ -5,4 +5,5 @@ mod cli;
 mod config;
 mod fake_upstream;
 mod server;
+mod server_tls;
 mod upstream;
