@@ -1,6 +1,7 @@
 //! Every integration test in one binary, over real sockets.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod architecture;
 mod cli;
 mod config;
 mod fake_upstream;
