@@ -52,7 +52,7 @@ fn name(text: &str) -> RepositoryName {
     RepositoryName::parse(text).unwrap()
 }
 
-fn reference(text: impl ToString) -> Reference {
+fn reference(text: &(impl ToString + ?Sized)) -> Reference {
     Reference::parse(&text.to_string()).unwrap()
 }
 

@@ -76,8 +76,9 @@ async fn a_caller_that_leaves_does_not_end_the_token_request_of_others() {
     fake.wait_until_requests("GET", "/token", 1).await;
     let staying = head(&client, "a");
     let release = async {
-        fake.wait_until_requests("HEAD", "/manifests/", 2).await;
+        // The one that stays was polled first and waits for the same token.
         leaving.abort();
+        assert!(leaving.await.unwrap_err().is_cancelled());
         fake.release();
     };
     let (outcome, ()) = tokio::join!(staying, release);
@@ -147,7 +148,7 @@ async fn wrong_credentials_are_denied_and_counted() {
     let (client, metrics) = client_and_metrics(&fake, |settings| settings.credential = credential("user", "wrong"));
     let error = head(&client, "a").await.unwrap_err();
     assert!(matches!(error, UpstreamError::Denied { status: 401, .. }), "{error}");
-    assert!(error.to_string().contains("/token") && !error.to_string().contains("wrong)"), "{error}");
+    assert!(error.to_string().contains("/token") && !error.to_string().contains("Basic"), "{error}");
     let text = String::from_utf8(metrics.expose().unwrap()).unwrap();
     assert!(text.contains(r#"headpond_upstream_token_requests_total{outcome="refused",rule="fake"} 1"#), "{text}");
 }
