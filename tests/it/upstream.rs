@@ -6,6 +6,7 @@ mod circuit;
 mod manifests;
 mod redirects;
 mod tags;
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;

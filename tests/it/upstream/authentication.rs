@@ -119,6 +119,20 @@ async fn tokens_of_one_second_are_renewed_before_they_end() {
 }
 
 #[tokio::test]
+async fn a_challenge_that_holds_no_longer_is_forgotten() {
+    let fake = with_images().await;
+    fake.require_bearer();
+    let client = client(&fake);
+    head(&client, "a").await.unwrap();
+    fake.require_nothing();
+    fake.on(On::Token).always(Fault::Status(404));
+    fake.clock().advance(Duration::from_secs(300));
+    let outcome = head(&client, "a").await;
+    assert!(matches!(outcome, Err(UpstreamError::Denied { status: 404, .. })), "{outcome:?}");
+    head(&client, "a").await.unwrap();
+}
+
+#[tokio::test]
 async fn rules_on_one_endpoint_share_its_tokens() {
     let fake = with_images().await;
     fake.require_bearer();

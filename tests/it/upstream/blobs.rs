@@ -178,6 +178,9 @@ async fn lengths_come_by_one_byte_where_head_is_refused() {
         assert_eq!(client.head_blob(&name("x"), &digest).await, Ok(Some(MIB as u64)));
         assert_eq!(client.head_blob(&name("x"), &empty).await, Ok(Some(0)));
         assert_eq!(fake.blob_bytes_sent(&digest), 1);
+        let heads = fake.requests_matching("HEAD", "/blobs/");
+        client.head_blob(&name("x"), &digest).await.unwrap();
+        assert_eq!(fake.requests_matching("HEAD", "/blobs/"), heads);
     }
 }
 
