@@ -270,5 +270,6 @@ async fn nothing_is_sent_to_an_upstream_that_asks_for_nothing() {
     let fake = with_images().await;
     let client = client_with(&fake, |settings| settings.credential = credential("user", "password"));
     head(&client, "a").await.unwrap();
+    assert!(client.has_credential());
     assert_eq!(fake.journal()[0].authorization, None);
 }
