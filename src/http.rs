@@ -4,20 +4,20 @@
 //! [`dispatch`] reads top to bottom as the design does: request → canonical target → authorized →
 //! lookup → delivery.
 
-mod activity;
+pub mod activity;
 mod admin;
-mod connection;
+pub mod connection;
 mod delivery;
 mod dispatch;
 mod error;
 mod error_response;
-mod listener;
-mod proxy_protocol;
+pub mod listener;
+pub mod proxy_protocol;
 mod request_record;
 mod route;
 mod selection;
-mod server;
-mod tls;
+pub mod server;
+pub mod tls;
 mod v2;
 
 pub use admin::{Readiness, admin_router};

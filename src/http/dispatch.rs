@@ -138,7 +138,8 @@ impl Edge {
     async fn authenticate(&self, gate: &Gate, parts: &Parts, record: &mut RequestRecord) -> Result<crate::access::Principal, HttpError> {
         let authorization = parts.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
         let client = parts.extensions.get::<ClientAddress>().map_or(UNKNOWN_CLIENT, |client| client.0.ip());
-        let principal = gate.authenticator.authenticate(authorization, client).await.inspect_err(|_| self.metrics.authenticated("refused"))?;
+        let principal =
+            gate.authenticator.authenticate(authorization, client).await.inspect_err(|_| self.metrics.authenticated("refused"))?;
         self.metrics.authenticated(if principal.is_anonymous() { "anonymous" } else { "accepted" });
         if !principal.is_anonymous() {
             record.principal(principal.to_string());

@@ -75,7 +75,12 @@ pub const TABLE: [(ErrorKind, u16, ErrorCode, &str); 18] = [
     (ErrorKind::BlobUnknown, 404, ErrorCode::BlobUnknown, "upstream does not have the blob, or does not show it"),
     (ErrorKind::RangeNotSatisfiable, 416, ErrorCode::RangeInvalid, "the range lies outside the content"),
     (ErrorKind::UpstreamDenied, 403, ErrorCode::Denied, "upstream refused the credentials of the rule"),
-    (ErrorKind::TooManyRequests, 429, ErrorCode::TooManyRequests, "upstream limits requests, and nothing is cached; `Retry-After` says until when"),
+    (
+        ErrorKind::TooManyRequests,
+        429,
+        ErrorCode::TooManyRequests,
+        "upstream limits requests, and nothing is cached; `Retry-After` says until when",
+    ),
     (ErrorKind::UpstreamInvalid, 502, ErrorCode::Unknown, "upstream sent something wrong; the message says what; nothing was kept"),
     (ErrorKind::UpstreamUnavailable, 503, ErrorCode::Unavailable, "upstream gives no answer, and nothing is cached; `Retry-After` is set"),
     (ErrorKind::Unavailable, 503, ErrorCode::Unavailable, "this server cannot, now: its store fails, it shuts down, or a limit is reached"),
@@ -94,8 +99,9 @@ impl ErrorKind {
     fn of(error: &HttpError) -> Self {
         match error {
             HttpError::Route(error) => Self::of_route(error),
-            HttpError::Authenticate(AuthenticateError::Unavailable { .. }) => Self::Unavailable,
-            HttpError::Authenticate(_) | HttpError::Forbidden(Forbidden::NeedsUser { .. } | Forbidden::RefreshNeedsUser) => Self::Unauthorized,
+            HttpError::Authenticate(AuthenticateError::Busy | AuthenticateError::Failed) => Self::Unavailable,
+            HttpError::Authenticate(AuthenticateError::Required | AuthenticateError::Malformed | AuthenticateError::Wrong)
+            | HttpError::Forbidden(Forbidden::NeedsUser { .. } | Forbidden::RefreshNeedsUser) => Self::Unauthorized,
             HttpError::Forbidden(Forbidden::Excluded { .. }) => Self::Denied,
             HttpError::Resolve(ResolveError::TooLong) => Self::NameInvalid,
             HttpError::Resolve(ResolveError::UnknownHost { .. } | ResolveError::OutsideUpstreamPrefix { .. }) => Self::NameUnknown,

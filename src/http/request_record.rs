@@ -80,7 +80,15 @@ impl RequestRecord {
         let status = response.status().as_u16();
         let ttfb = self.started.elapsed();
         self.metrics.http_ttfb.observe(ttfb.as_secs_f64());
-        response.map(|body| RecordedBody { body, bytes: 0, status, ttfb_ms: ttfb.as_secs_f64() * 1000.0, broken: None, complete: false, record: self })
+        response.map(|body| RecordedBody {
+            body,
+            bytes: 0,
+            status,
+            ttfb_ms: ttfb.as_secs_f64() * 1000.0,
+            broken: None,
+            complete: false,
+            record: self,
+        })
     }
 
     fn end(&self, body: &Ended<'_>) {

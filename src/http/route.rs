@@ -93,9 +93,9 @@ pub fn parse(method: &Method, uri: &Uri) -> Result<Route, RouteError> {
             (RepositoryName::parse(name)?, Reference::parse(reference)?);
             Err(RouteError::Unsupported("pushing and deleting"))
         }
-        ("manifests", reference) => reading(method, || {
-            Ok(Route::Manifest { name: RepositoryName::parse(name)?, reference: Reference::parse(reference)? })
-        }),
+        ("manifests", reference) => {
+            reading(method, || Ok(Route::Manifest { name: RepositoryName::parse(name)?, reference: Reference::parse(reference)? }))
+        }
         ("blobs", digest) => reading(method, || Ok(Route::Blob { name: RepositoryName::parse(name)?, digest: Digest::parse(digest)? })),
         _ => Err(RouteError::NotFound),
     }

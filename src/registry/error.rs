@@ -30,7 +30,9 @@ pub enum RegistryError {
         detail: String,
     },
     /// Upstream refused the rule's credentials.
-    #[error("The authentication to the upstream registry failed. Verify that the credentials provided in the pull through cache rule are correct, and try again. ({detail})")]
+    #[error(
+        "The authentication to the upstream registry failed. Verify that the credentials provided in the pull through cache rule are correct, and try again. ({detail})"
+    )]
     UpstreamDenied {
         /// What upstream said.
         detail: String,

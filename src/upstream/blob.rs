@@ -1,6 +1,7 @@
 //! Blobs: how long they are, and their bytes from anywhere on.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use reqwest::header::{CONTENT_RANGE, HeaderMap, HeaderValue};
@@ -69,22 +70,27 @@ impl Upstream {
         digest: &Digest,
         admission: &mut Admission,
     ) -> Result<Option<u64>, UpstreamError> {
-        let answer = self.ask(&self.blob_question(Method::HEAD, repository, digest, None), admission).await?;
-        match answer.status().as_u16() {
-            200 => return Ok(content_length(answer.headers())),
-            // public.ecr.aws answers 401 to HEAD whatever the token; URLs presigned for GET answer 403.
-            401 | 403 | 405 | 501 => {}
-            _ => return Err(self.refusal(answer).await),
+        let refuses_heads = &self.endpoint.refuses_blob_heads;
+        if !refuses_heads.load(Ordering::Relaxed) {
+            let answer = self.ask(&self.blob_question(Method::HEAD, repository, digest, None), admission).await?;
+            match answer.status().as_u16() {
+                200 => return Ok(content_length(answer.headers())),
+                // public.ecr.aws answers 401 to HEAD whatever the token; URLs presigned for GET answer 403.
+                401 | 403 | 405 | 501 => {}
+                _ => return Err(self.refusal(answer).await),
+            }
         }
         let one_byte = Some(HeaderValue::from_static("bytes=0-0"));
         let answer = self.ask(&self.blob_question(Method::GET, repository, digest, one_byte), admission).await?;
-        match answer.status() {
-            StatusCode::OK => Ok(content_length(answer.headers())),
+        let length_bytes = match answer.status() {
+            StatusCode::OK => content_length(answer.headers()),
             StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
-                Ok(content_range(answer.headers()).and_then(|range| range.total_bytes))
+                content_range(answer.headers()).and_then(|range| range.total_bytes)
             }
-            _ => Err(self.refusal(answer).await),
-        }
+            _ => return Err(self.refusal(answer).await),
+        };
+        refuses_heads.store(true, Ordering::Relaxed);
+        Ok(length_bytes)
     }
 
     async fn ask_bytes(

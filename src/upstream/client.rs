@@ -30,6 +30,13 @@ impl Upstream {
         self.endpoint.source()
     }
 
+    /// Whether it is asked with a user name and password. What it refuses then is refused to them, and
+    /// what it gives may not be for everybody.
+    #[must_use]
+    pub fn has_credential(&self) -> bool {
+        self.endpoint.settings.credential.is_some()
+    }
+
     /// How far the upstream is relied upon at present.
     #[must_use]
     pub fn circuit_state(&self) -> CircuitState {

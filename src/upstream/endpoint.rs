@@ -1,6 +1,7 @@
 //! What all rules with the same upstream and credential share.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwapOption;
 use base64::Engine as _;
@@ -25,6 +26,8 @@ pub struct Endpoint {
     pub(super) tokens: Tokens,
     /// What the upstream asked for last.
     pub(super) challenge: ArcSwapOption<Challenge>,
+    /// HEADs of blobs are refused though they may be had: ask for one byte at once.
+    pub(super) refuses_blob_heads: AtomicBool,
     /// The name and password as a header.
     pub(super) basic: Option<HeaderValue>,
     pub(super) circuit: Arc<Circuit>,
@@ -67,6 +70,7 @@ impl Endpoint {
             transport,
             tokens: Tokens::new(settings.limits.max_tokens),
             challenge: ArcSwapOption::empty(),
+            refuses_blob_heads: AtomicBool::new(false),
             basic,
             circuit: Arc::new(Circuit::new(address::host_and_port(base), &settings.limits, clock.clone())),
             clock,

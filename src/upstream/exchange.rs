@@ -51,7 +51,7 @@ impl Upstream {
     pub(super) async fn ask(&self, question: &Question<'_>, admission: &mut Admission) -> Result<Answer, UpstreamError> {
         let remembered = self.endpoint.challenge.load_full();
         let first = match &remembered {
-            Some(challenge) => self.authorization(challenge, question.repository, None).await?,
+            Some(challenge) => self.authorization(challenge, question.repository, None).await.inspect_err(|error| self.doubt(error))?,
             None => None,
         };
         let answer = self.follow(question, first.clone(), admission).await?;
@@ -66,6 +66,13 @@ impl Upstream {
         }
         drop(answer);
         self.follow(question, second, admission).await
+    }
+
+    /// The remembered challenge did not lead to a token: the next request asks the upstream anew.
+    fn doubt(&self, error: &UpstreamError) {
+        if matches!(error, UpstreamError::Denied { .. } | UpstreamError::Lied { .. }) {
+            self.endpoint.challenge.store(None);
+        }
     }
 
     /// What the challenge asks for. `None` where that is a name and password and there are none.

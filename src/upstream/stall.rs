@@ -56,10 +56,11 @@ mod tests {
     #[test]
     fn a_drip_does_not_move_the_deadline() {
         let (mut watch, start) = (StallWatch::new(WINDOW, 100), Instant::now());
-        for seconds in 0..9 {
+        watch.deadline(start);
+        for seconds in 1..10 {
             let now = start + Duration::from_secs(seconds);
-            assert_eq!(watch.deadline(now), start + WINDOW);
             watch.progressed(1, now);
+            assert_eq!(watch.deadline(now), start + WINDOW);
         }
     }
 

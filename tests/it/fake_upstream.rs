@@ -24,6 +24,7 @@ mod faults;
 mod journal;
 mod listener;
 mod serve;
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -42,6 +43,7 @@ use self::content::Content;
 use self::faults::Faults;
 use self::journal::Journal;
 use self::listener::Listener;
+use self::tls::Tls;
 
 /// What both ports share.
 struct State {
@@ -52,8 +54,19 @@ struct State {
     /// Bodies are held where a [`Fault::HoldBodyAt`] says while this is false.
     released: watch::Sender<bool>,
     clock: Clock,
+    tls: Option<Tls>,
     registry: SocketAddr,
     cdn: SocketAddr,
+}
+
+impl State {
+    fn url(&self, address: SocketAddr) -> String {
+        format!("{}://{address}", scheme(self.tls.as_ref()))
+    }
+}
+
+fn scheme(tls: Option<&Tls>) -> &'static str {
+    if tls.is_some() { "https" } else { "http" }
 }
 
 /// The fake. Dropping it closes its ports and connections.
@@ -66,15 +79,25 @@ pub(crate) struct FakeUpstream {
 impl FakeUpstream {
     /// Starts an empty registry that asks for no credentials.
     pub(crate) async fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// The same over TLS, HTTP/2 where the client offers it, with a certificate of [`Self::ca_pem`].
+    pub(crate) async fn start_tls() -> Self {
+        Self::start_with(Some(Tls::new()))
+    }
+
+    fn start_with(tls: Option<Tls>) -> Self {
         let (registry_socket, cdn_socket) = (listener::bind(None), listener::bind(None));
         let (registry, cdn) = (registry_socket.local_addr().unwrap(), cdn_socket.local_addr().unwrap());
         let state = Arc::new(State {
             content: Mutex::default(),
             faults: Mutex::default(),
-            auth: Mutex::new(Auth::none(registry)),
+            auth: Mutex::new(Auth::none(format!("{}://{registry}/token", scheme(tls.as_ref())))),
             journal: Journal::default(),
             released: watch::Sender::new(false),
             clock: Clock::system(),
+            tls,
             registry,
             cdn,
         });
@@ -84,9 +107,14 @@ impl FakeUpstream {
         fake
     }
 
-    /// `http://127.0.0.1:PORT`.
+    /// `http://127.0.0.1:PORT`, or `https`.
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.state.registry)
+        self.state.url(self.state.registry)
+    }
+
+    /// The certificate authority of its certificate.
+    pub(crate) fn ca_pem(&self) -> Vec<u8> {
+        self.state.tls.as_ref().unwrap().ca_pem.clone().into_bytes()
     }
 
     /// `127.0.0.1:PORT`.
@@ -96,7 +124,7 @@ impl FakeUpstream {
 
     /// The base URL of the second port, to which blobs may be redirected.
     pub(crate) fn cdn_url(&self) -> String {
-        format!("http://{}", self.state.cdn)
+        self.state.url(self.state.cdn)
     }
 
     /// The clock by which tokens expire. Give it to what is under test, and move both at once.

@@ -6,6 +6,7 @@ mod circuit;
 mod manifests;
 mod redirects;
 mod tags;
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,7 +53,7 @@ fn name(text: &str) -> RepositoryName {
     RepositoryName::parse(text).unwrap()
 }
 
-fn reference(text: impl ToString) -> Reference {
+fn reference(text: &(impl ToString + ?Sized)) -> Reference {
     Reference::parse(&text.to_string()).unwrap()
 }
 

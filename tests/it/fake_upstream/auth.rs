@@ -1,7 +1,6 @@
 //! Who may ask, and the tokens.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
@@ -32,8 +31,7 @@ fn basic(username: &str, password: &str) -> String {
 }
 
 impl Auth {
-    pub(super) fn none(registry: SocketAddr) -> Self {
-        let realm = format!("http://{registry}/token");
+    pub(super) fn none(realm: String) -> Self {
         Self { demand: Demand::Nothing, lifetime: Duration::from_secs(300), realm, lines: None, issued: HashMap::new(), issued_total: 0 }
     }
 

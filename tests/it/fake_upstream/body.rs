@@ -59,6 +59,8 @@ pub(super) fn content(state: &Arc<State>, digest: Digest, bytes: Bytes, position
             Fault::CutBodyAt(at) => sending.cut_at = *at,
             Fault::Drip(bytes, pause) => (sending.piece_bytes, sending.pause) = (*bytes, *pause),
             Fault::Endless => sending.endless = true,
+            // The connection is cut where the announced bytes are missing.
+            Fault::LengthOff(1..) => sending.cut_at = sending.position + sending.rest.len() as u64,
             _ => {}
         }
     }

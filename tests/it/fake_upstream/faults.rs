@@ -116,13 +116,17 @@ impl Faults {
         self.redirect_blobs = false;
     }
 
-    /// The faults of one request, in the order of their planning; counts it.
+    /// The faults of one request: all that are planned for always, and the next counted one. So counted
+    /// faults happen one after the other, in the order of their planning.
     pub(super) fn take(&mut self, kind: Kind, is_head: bool, path: &str) -> Vec<Fault> {
         let mut taken = Vec::new();
+        let mut has_counted = false;
         for planned in &mut self.planned {
-            if planned.remaining == Some(0) || !planned.on.matches(kind, is_head) || !path.contains(&planned.path_part) {
+            let is_next = planned.remaining.is_none_or(|remaining| remaining > 0 && !has_counted);
+            if !is_next || !planned.on.matches(kind, is_head) || !path.contains(&planned.path_part) {
                 continue;
             }
+            has_counted |= planned.remaining.is_some();
             planned.remaining = planned.remaining.map(|remaining| remaining - 1);
             taken.push(planned.fault.clone());
         }
@@ -148,17 +152,17 @@ impl<'a> Plan<'a> {
         self
     }
 
-    /// For the next request.
+    /// For the next request, after those that other counted faults were planned for.
     pub(crate) fn once(self, fault: Fault) {
         self.times(1, fault);
     }
 
-    /// For the next `count` requests.
+    /// For the next `count` requests, likewise.
     pub(crate) fn times(self, count: usize, fault: Fault) {
         self.plan(Some(count), fault);
     }
 
-    /// Until cleared.
+    /// Until cleared, together with whatever else is planned.
     pub(crate) fn always(self, fault: Fault) {
         self.plan(None, fault);
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use headpond::oci::Digest;
 use hyper::body::Incoming;
-use hyper::{Request, StatusCode, header};
+use hyper::{Request, StatusCode, Version, header};
 use tokio::sync::watch;
 
 /// A wait that takes longer has failed.
@@ -17,6 +17,8 @@ const WAIT_LIMIT: Duration = Duration::from_secs(20);
 pub(crate) struct Exchange {
     /// At the second port.
     pub(crate) at_cdn: bool,
+    /// Over HTTP/2.
+    pub(crate) is_http2: bool,
     /// E.g. `GET`.
     pub(crate) method: String,
     /// Without the query.
@@ -58,6 +60,7 @@ impl Journal {
         let mut exchanges = self.exchanges.lock().unwrap();
         exchanges.push(Exchange {
             at_cdn,
+            is_http2: request.version() == Version::HTTP_2,
             method: request.method().to_string(),
             path: request.uri().path().to_owned(),
             query: request.uri().query().unwrap_or_default().to_owned(),

@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpSocket};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::State;
@@ -65,14 +65,26 @@ async fn accept(listener: TcpListener, role: Role, state: Arc<State>) {
             accepted = listener.accept() => {
                 let (stream, _) = accepted.unwrap();
                 stream.set_nodelay(true).unwrap();
-                let state = Arc::clone(&state);
-                connections.spawn(async move {
-                    let service = service_fn(move |request| serve::answer(Arc::clone(&state), role, request));
-                    // Broken connections are what the faults are for.
-                    let _ = http1::Builder::new().max_buf_size(64 * 1024).serve_connection(TokioIo::new(stream), service).await;
-                });
+                connections.spawn(serve(stream, role, Arc::clone(&state)));
             }
             Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+/// Serves one connection to its end. That it breaks is what the faults are for.
+async fn serve(stream: TcpStream, role: Role, state: Arc<State>) {
+    let acceptor = state.tls.as_ref().map(|tls| tls.acceptor.clone());
+    let service = service_fn(move |request| serve::answer(Arc::clone(&state), role, request));
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server.http1().max_buf_size(SEND_BUFFER_BYTES as usize);
+    server.http2().max_send_buf_size(SEND_BUFFER_BYTES as usize);
+    match acceptor {
+        None => drop(server.serve_connection(TokioIo::new(stream), service).await),
+        Some(acceptor) => {
+            if let Ok(stream) = acceptor.accept(stream).await {
+                drop(server.serve_connection(TokioIo::new(stream), service).await);
+            }
         }
     }
 }

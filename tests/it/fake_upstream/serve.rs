@@ -160,7 +160,7 @@ fn answer_well(
             issued.map_or_else(|| error(401, "UNAUTHORIZED", "wrong name or password"), |answer| json(200, &answer))
         }
         Wanted::Manifest { repository, reference } => manifest(state, request, repository, reference, faults),
-        Wanted::Blob { digest, .. } if redirects => redirect(&format!("http://{}/cdn/{digest}?signature=secret", state.cdn)),
+        Wanted::Blob { digest, .. } if redirects => redirect(&format!("{}/cdn/{digest}?signature=secret", state.url(state.cdn))),
         Wanted::Blob { digest, .. } => match state.content.lock().unwrap().blob(digest) {
             Some(bytes) => content(state, request, digest, &bytes, "application/octet-stream", faults),
             None => error(404, "BLOB_UNKNOWN", "blob unknown to registry"),

@@ -25,7 +25,7 @@ async fn head_tells_what_a_tag_names() {
 async fn get_returns_the_exact_bytes_by_tag_and_digest() {
     let fake = FakeUpstream::start().await;
     let image = fake.put_image("library/x", "1", &[pseudo_random(1, 100)]);
-    for reference in [reference("1"), reference(image.digest)] {
+    for reference in [reference("1"), reference(&image.digest)] {
         let got = client(&fake).get_manifest(&name("library/x"), &reference, FETCH).await.unwrap();
         assert_eq!((got.bytes, got.digest), (image.manifest.clone(), image.digest));
         assert_eq!(got.content_type.as_deref(), Some(MediaType::OCI_MANIFEST));
@@ -69,7 +69,7 @@ async fn head_of_a_digest_needs_no_word_of_the_upstream() {
     let fake = FakeUpstream::start().await;
     let image = fake.put_image("library/x", "1", &[]);
     fake.on(On::ManifestHead).always(Fault::WithoutHeader("docker-content-digest"));
-    let head = client(&fake).head_manifest(&name("library/x"), &reference(image.digest), FETCH).await.unwrap();
+    let head = client(&fake).head_manifest(&name("library/x"), &reference(&image.digest), FETCH).await.unwrap();
     assert_eq!((head.digest, fake.manifest_gets()), (image.digest, 0));
 }
 
@@ -78,7 +78,7 @@ async fn missing_manifests_are_not_found() {
     let fake = FakeUpstream::start().await;
     fake.put_image("library/x", "1", &[]);
     let client = client(&fake);
-    for reference in [reference("2"), reference(Digest::of(b"nothing"))] {
+    for reference in [reference("2"), reference(&Digest::of(b"nothing"))] {
         let head = client.head_manifest(&name("library/x"), &reference, FETCH).await.unwrap_err();
         let get = client.get_manifest(&name("library/x"), &reference, FETCH).await.unwrap_err();
         assert!(matches!(head, UpstreamError::NotFound { .. }), "{head}");
@@ -97,7 +97,7 @@ async fn wrong_bytes_are_a_lie_by_tag_and_digest() {
     let fake = FakeUpstream::start().await;
     let image = fake.put_image("library/x", "1", &[]);
     fake.on(On::ManifestGet).always(Fault::FlipByte);
-    for reference in [reference("1"), reference(image.digest)] {
+    for reference in [reference("1"), reference(&image.digest)] {
         let message = lie(client(&fake).get_manifest(&name("library/x"), &reference, FETCH).await);
         assert!(message.contains(&image.digest.to_string()) && message.contains(&fake.host()), "{message}");
     }
@@ -109,8 +109,8 @@ async fn another_manifest_than_the_digest_is_a_lie() {
     let image = fake.put_image("library/x", "1", &[]);
     let other = Digest::of(b"other").to_string();
     fake.on(On::Manifests).always(Fault::Header("docker-content-digest", other));
-    lie(client(&fake).head_manifest(&name("library/x"), &reference(image.digest), FETCH).await);
-    lie(client(&fake).get_manifest(&name("library/x"), &reference(image.digest), FETCH).await);
+    lie(client(&fake).head_manifest(&name("library/x"), &reference(&image.digest), FETCH).await);
+    lie(client(&fake).get_manifest(&name("library/x"), &reference(&image.digest), FETCH).await);
 }
 
 #[tokio::test]
