@@ -42,14 +42,14 @@ const ONLY_THESE_NAMES: [(&str, &str, &[&str]); 3] = [
     ("http", "storage", &[]),
 ];
 
-/// Crates that only some modules may name.
+/// Crates that only some modules may name. The composition root passes some through.
 const CRATES_OF: [(&str, &[&str]); 12] = [
     ("axum", &["http", ROOT]),
-    ("hyper", &["http"]),
+    ("hyper", &["http", ROOT]),
     ("hyper_util", &["http"]),
     ("tokio_rustls", &["http"]),
-    ("tower", &["http"]),
-    ("object_store", &["storage"]),
+    ("tower", &["http", ROOT]),
+    ("object_store", &["storage", ROOT]),
     ("reqwest", &["upstream"]),
     ("prometheus", &["telemetry"]),
     ("tracing_subscriber", &["telemetry", "config"]),
