@@ -4,6 +4,7 @@
 mod architecture;
 mod cli;
 mod config;
+mod documents;
 mod fake_upstream;
 mod server;
 mod server_tls;
