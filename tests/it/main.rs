@@ -4,6 +4,8 @@
 mod cli;
 mod config;
 mod fake_upstream;
+mod headpond;
+mod pull;
 mod server;
 mod server_tls;
 mod upstream;

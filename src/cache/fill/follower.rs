@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -27,6 +27,8 @@ pub struct Follower {
     position: u64,
     demand: Range<u64>,
     bypass: Option<Box<Bypass>>,
+    /// Told to whoever counts the request, because it may happen in mid-body.
+    bypassing: Arc<AtomicBool>,
 }
 
 /// What a follower does next.
@@ -45,7 +47,7 @@ impl Follower {
         fill.add_demand(&demand);
         origin.metrics.all().followers_inflight.inc();
         let progress = fill.progress.subscribe();
-        Self { fill, fills, progress, origin, bypasses, position: demand.start, demand, bypass: None }
+        Self { fill, fills, progress, origin, bypasses, position: demand.start, demand, bypass: None, bypassing: Arc::default() }
     }
 
     /// Waits until the first byte can be sent, or it is clear that none will be. Returns the length
@@ -69,10 +71,10 @@ impl Follower {
         }
     }
 
-    /// Whether this client is streamed a blob that is not kept.
+    /// Whether this client is streamed a blob that is not kept; may become true in mid-body.
     #[must_use]
-    pub const fn is_bypassing(&self) -> bool {
-        self.bypass.is_some()
+    pub fn bypassing(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.bypassing)
     }
 
     /// The next piece of at most `length` bytes. `None` at the end of the demand.
@@ -142,6 +144,7 @@ impl Follower {
         let bypass = self.bypasses.open(&self.origin, self.fill.digest, demand, hasher, total_bytes).await?;
         let total_bytes = bypass.total_bytes();
         self.bypass = Some(Box::new(bypass));
+        self.bypassing.store(true, Ordering::Release);
         Ok(total_bytes)
     }
 }
