@@ -1,7 +1,9 @@
 """containerd, which is what EKS nodes run: `ctr images pull` and, in cri.py, what the kubelet asks of it."""
 
+import contextlib
 import json
 import re
+import secrets
 import shutil
 import subprocess
 from pathlib import Path
@@ -72,6 +74,7 @@ class Ctr:
 
     name = ""
     kinds = ALL_RUNNABLE
+    command = ("images", "pull")
 
     def __init__(self, containerd: Containerd):
         self.containerd = containerd
@@ -87,11 +90,23 @@ class Ctr:
         return ["--hosts-dir", str(certs_d), *(["--user", edge.login] if edge.login else [])]
 
     def pull(self, edge: Edge, image: Image, by: str) -> Pulled:
+        with self.pulled(edge, image, by) as reference:
+            return self._held(reference)
+
+    def run(self, edge: Edge, image: Image, *command: str) -> str:
+        """Pulls the image and runs a command in it, on the host's network; returns what it printed."""
+        name = f"e2e-{secrets.token_hex(4)}"
+        with self.pulled(edge, image, "tag") as reference:
+            return self.containerd.ctr("run", "--rm", "--net-host", reference, name, *command)
+
+    @contextlib.contextmanager
+    def pulled(self, edge: Edge, image: Image, by: str):
         reference = self.reference(edge, image, by)
         certs_d = self.containerd.folder / "hosts" / f"{self.name}-{edge.port}"
-        self.containerd.ctr("images", "pull", "--platform", "linux/amd64", *self.options(edge, certs_d), reference)
+        options = self.options(edge, certs_d)
+        self.containerd.ctr(*self.command, "--platform", "linux/amd64", *options, reference)
         try:
-            return self._held(reference)
+            yield reference
         finally:
             self.containerd.ctr("images", "rm", "--sync", reference)
 
@@ -159,15 +174,11 @@ class CtrContent(CtrMirror):
 
     name = "ctr_content_fetch"
     kinds = ALL_RUNNABLE + ARTIFACT_KINDS
+    command = ("content", "fetch")
 
     def pull(self, edge: Edge, image: Image, by: str) -> Pulled:
-        reference = self.reference(edge, image, by)
-        certs_d = self.containerd.folder / "hosts" / f"{self.name}-{edge.port}"
-        self.containerd.ctr("content", "fetch", "--platform", "linux/amd64", *self.options(edge, certs_d), reference)
-        try:
+        with self.pulled(edge, image, by) as reference:
             pulled = self._held(reference)
             held = self.containerd.ctr("content", "ls", "--quiet").split()
             assert {pulled.config, *image.amd64.layers} <= set(held)
             return pulled
-        finally:
-            self.containerd.ctr("images", "rm", "--sync", reference)

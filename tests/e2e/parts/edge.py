@@ -62,6 +62,12 @@ def headers_for(edge: Edge, extra: Mapping[str, str] | None = None) -> dict[str,
     return headers
 
 
+def _check_complete(response: http.client.HTTPResponse, method: str) -> None:
+    """`readinto` ends quietly where a body breaks off before its Content-Length."""
+    if method != "HEAD" and response.length:
+        raise http.client.IncompleteRead(b"", response.length)
+
+
 def request(
     edge: Edge,
     path: str,
@@ -76,12 +82,14 @@ def request(
     try:
         connection.request(method, path, body=body, headers=headers_for(edge, headers))
         response = connection.getresponse()
-        hasher, length, pieces = hashlib.sha256(), 0, []
-        while piece := response.read(PIECE_BYTES):
-            hasher.update(piece)
-            length += len(piece)
+        hasher, length, kept = hashlib.sha256(), 0, bytearray()
+        buffer = memoryview(bytearray(PIECE_BYTES))
+        while count := response.readinto(buffer):
+            hasher.update(buffer[:count])
+            length += count
             if keep_body:
-                pieces.append(piece)
-        return Answer(response.status, response.headers, b"".join(pieces), length, hasher.hexdigest())
+                kept += buffer[:count]
+        _check_complete(response, method)
+        return Answer(response.status, response.headers, bytes(kept), length, hasher.hexdigest())
     finally:
         connection.close()

@@ -23,7 +23,7 @@ class Certificate:
 
 
 class Authority:
-    """A CA in a folder: `ca.crt`, and whatever `issue` writes beside it."""
+    """A CA in a folder that holds `ca.crt` alone: clients are given the whole folder."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -36,7 +36,7 @@ class Authority:
         self.certificate = folder / "ca.crt"
         self.certificate.write_bytes(_pem(certificate))
 
-    def issue(self, name: str, folder: Path | None = None) -> Certificate:
+    def issue(self, name: str, folder: Path) -> Certificate:
         """A server certificate for the loopback addresses, `localhost` and HOST; the name is only the files'."""
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -47,7 +47,7 @@ class Authority:
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
         certificate = builder.add_extension(usage, critical=False).sign(self.key, hashes.SHA256())
-        return _write(folder or self.folder, name, certificate, key)
+        return _write(folder, name, certificate, key)
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, public_key) -> x509.CertificateBuilder:
