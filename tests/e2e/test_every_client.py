@@ -73,8 +73,7 @@ def test_client_pulls_cold_by_digest(front: Front, clients, publish, name):
 def test_client_without_the_right_password_gets_nothing(front: Front, clients, publish, name, password):
     image = publish()
     right = front.edge(name)
-    username = right.username if password else None
-    edge = Edge(right.port, right.host, right.connect_to, right.ca, username, password)
+    edge = right.logged_in(right.username if password else None, password)
 
     with pytest.raises(CommandFailed):
         clients.ways[name].pull(edge, image, "tag")

@@ -1,6 +1,7 @@
 """Where a client finds a registry, and plain HTTP requests to it."""
 
 import base64
+import dataclasses
 import hashlib
 import http.client
 import ssl
@@ -33,6 +34,10 @@ class Edge:
     @property
     def login(self) -> str | None:
         return f"{self.username}:{self.password}" if self.username else None
+
+    def logged_in(self, username: str | None, password: str | None = None) -> "Edge":
+        """The same address with another login, or with none."""
+        return dataclasses.replace(self, username=username, password=password)
 
 
 @dataclass(frozen=True)
