@@ -1,6 +1,8 @@
 """podman and buildah: one store of images, two commands; by prefix, and as a mirror in registries.conf."""
 
+import base64
 import json
+import re
 from pathlib import Path
 
 from parts.edge import Edge
@@ -51,14 +53,23 @@ class ContainersStore:
         return path
 
     def mirror(self, edge: Edge) -> None:
+        """`--creds` is for the registry that the image is called by; a mirror's login is taken from the auth file."""
         insecure = "true" if edge.ca is None else "false"
         mirror = f"{edge.address}/{PREFIX}"
         self.registries.write_text(MIRROR_CONF.format(host=MIRRORED_HOST, mirror=mirror, insecure=insecure))
+        login = base64.b64encode(edge.login.encode()).decode() if edge.login else None
+        self._write("auth.json", json.dumps({"auths": {edge.address: {"auth": login}} if login else {}}))
+
+    def stop(self) -> None:
+        """The overlay driver leaves its folder mounted upon itself."""
+        overlay = self.folder / "graph" / "overlay"
+        if overlay.is_mount():
+            run(["umount", "--lazy", str(overlay)])
 
     def held(self, reference: str) -> Pulled:
         """Root as the store keeps it for this name; the ID of an image is the digest of its config."""
         found = json.loads(run(["podman", "image", "inspect", reference], self.env))[0]
-        repository = reference.partition("@")[0].removesuffix(":1")
+        repository = re.sub(r":[^:/]*$", "", reference.partition("@")[0])
         assert f"{repository}@{found['Digest']}" in found["RepoDigests"]
         return Pulled(found["Digest"], f"sha256:{found['Id']}")
 
@@ -93,6 +104,9 @@ class PodmanMirror(PodmanPrefix):
     def reference(self, edge: Edge, image: Image, by: str) -> str:
         self.store.mirror(edge)
         return mirrored(image, by)
+
+    def command(self, edge: Edge) -> list[str]:
+        return super().command(edge.logged_in(None))
 
 
 class Buildah(PodmanPrefix):

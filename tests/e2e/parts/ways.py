@@ -36,6 +36,7 @@ class Clients:
         self.dockerd.stop()
         self.ways[Cri.name].stop()
         self.containerd.stop()
+        self.store.stop()
 
 
 def secure_edge(headpond: SecureHeadpond, name: str) -> Edge:
