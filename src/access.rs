@@ -1,1 +1,15 @@
-//! Being built.
+//! Who asks, and whether they may.
+
+pub mod action;
+pub mod authenticate;
+pub mod authorize;
+mod cidr;
+pub mod principal;
+pub mod users;
+mod verdicts;
+
+pub use action::Action;
+pub use authenticate::{AuthenticateError, Authenticator};
+pub use authorize::{Authorized, Authorizer, Forbidden};
+pub use principal::Principal;
+pub use users::{Users, UsersError};

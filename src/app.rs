@@ -1,1 +1,236 @@
-//! Being built.
+//! The composition root: the one file that names everything.
+//!
+//! [`start`] builds the long-lived parts and serves; [`run`] is the process around it: logging,
+//! signals, the words on the terminal. Tests use [`start`] alone.
+
+mod banner;
+mod build;
+mod signals;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use object_store::ObjectStore;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::Cache;
+use crate::clock::Clock;
+use crate::config::{Config, ConfigSource, Limits, Listen};
+use crate::http::{self, BoundListener, Drained, Edge, Readiness, TlsContext, admin_router};
+use crate::registry::Registry;
+use crate::storage::{Disk, LocalDisk, Store, unix_seconds};
+use crate::tasks::Tasks;
+use crate::telemetry::logging;
+use crate::telemetry::metrics::Metrics;
+use build::Endpoints;
+
+/// How long tasks that write may take after the last connection has ended.
+const TASKS_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What a test puts in place of the real thing.
+pub struct World {
+    /// Wall time.
+    pub clock: Clock,
+    /// The file operations of the store.
+    pub disk: Arc<dyn Disk>,
+    /// Wrapped around the store of records.
+    pub around_records: fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self { clock: Clock::system(), disk: Arc::new(LocalDisk), around_records: |records| records }
+    }
+}
+
+/// A server that serves.
+pub struct Running {
+    /// Where clients connect, in the order of the configuration.
+    pub addresses: Vec<SocketAddr>,
+    /// Where operators connect.
+    pub admin_address: SocketAddr,
+    /// Its metrics.
+    pub metrics: Metrics,
+    config: Config,
+    clock: Clock,
+    edge: Edge,
+    registry: Registry,
+    endpoints: Endpoints,
+    tls: Vec<(Listen, Option<Arc<TlsContext>>)>,
+    readiness: Readiness,
+    tasks: Tasks,
+    stop_clients: CancellationToken,
+    stop_admin: CancellationToken,
+    clients: JoinHandle<Drained>,
+    admin: JoinHandle<Drained>,
+}
+
+/// Builds all parts and begins to serve. Nothing is announced before every address is bound.
+///
+/// # Errors
+/// What keeps it from serving, with a hint.
+pub async fn start(config: Config, world: World) -> anyhow::Result<Running> {
+    let metrics = Metrics::new()?;
+    let tasks = Tasks::default();
+    let listeners = BoundListener::bind_all(&config.listen).await?;
+    let admin_listener = BoundListener::bind(&Listen { address: config.admin.address, tls: None, proxy_protocol: false }).await?;
+    let store = open_store(&config, &world).await?;
+    let cache = Cache::new(Arc::clone(&store), world.clock.clone(), tasks.clone(), build::cache_limits(&config.limits));
+    let mut endpoints = Endpoints::new(world.clock.clone());
+    let upstreams = endpoints.upstreams(&config, &metrics)?;
+    let registry = Registry::new(cache, upstreams, &metrics);
+    let edge = Edge::new(build::gate(&config)?, registry.clone(), metrics.clone());
+    clean_up_behind(&store, &tasks);
+
+    let readiness = Readiness::default();
+    let (stop_clients, stop_admin) = (CancellationToken::new(), CancellationToken::new());
+    let addresses = listeners.iter().map(BoundListener::local_address).collect();
+    let tls = config.listen.iter().cloned().zip(listeners.iter().map(|listener| listener.tls().cloned())).collect();
+    let admin_address = admin_listener.local_address();
+    let clients = spawn_server(listeners, edge.clone(), config.limits.clone(), stop_clients.clone());
+    let router = admin_router(readiness.clone(), metrics.clone());
+    let admin = spawn_server(vec![admin_listener], router, config.limits.clone(), stop_admin.clone());
+    readiness.set(true);
+    metrics.config_loaded(unix_seconds(world.clock.now()).cast_signed(), true);
+    Ok(Running {
+        addresses,
+        admin_address,
+        metrics,
+        config,
+        clock: world.clock,
+        edge,
+        registry,
+        endpoints,
+        tls,
+        readiness,
+        tasks,
+        stop_clients,
+        stop_admin,
+        clients,
+        admin,
+    })
+}
+
+async fn open_store(config: &Config, world: &World) -> anyhow::Result<Arc<Store>> {
+    let (path, disk, around) = (config.storage.path.clone(), Arc::clone(&world.disk), world.around_records);
+    let store = tokio::task::spawn_blocking(move || Store::open_with(&path, disk, around)).await?;
+    store.map(Arc::new).with_context(|| format!("cannot use the store {}", config.storage.path.display()))
+}
+
+/// Removes what a crash left among the records, without delaying the start.
+fn clean_up_behind(store: &Store, tasks: &Tasks) {
+    let remove = store.leftovers();
+    tasks.spawn("leftovers", async move {
+        match tokio::task::spawn_blocking(remove).await {
+            Ok(0) | Err(_) => {}
+            Ok(removed) => tracing::info!(removed, "removed unfinished records of an earlier run"),
+        }
+    });
+}
+
+fn spawn_server<S, B>(listeners: Vec<BoundListener>, service: S, limits: Limits, stop: CancellationToken) -> JoinHandle<Drained>
+where
+    S: tower::Service<hyper::Request<hyper::body::Incoming>, Response = hyper::Response<B>, Error = std::convert::Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send,
+    B: hyper::body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    tokio::spawn(async move { http::serve(listeners, service, &limits, stop).await })
+}
+
+impl Running {
+    /// Takes over what a new configuration changes: rules, upstreams, users, certificates. Returns
+    /// the keys that need a restart.
+    ///
+    /// # Errors
+    /// When the new configuration cannot be used; then nothing of it is.
+    pub fn reload(&mut self, config: Config) -> anyhow::Result<Vec<&'static str>> {
+        let outcome = self.take_over(&config);
+        self.metrics.config_loaded(unix_seconds(self.clock.now()).cast_signed(), outcome.is_ok());
+        let needs_restart = outcome?;
+        self.config = config;
+        Ok(needs_restart)
+    }
+
+    fn take_over(&mut self, config: &Config) -> anyhow::Result<Vec<&'static str>> {
+        let gate = build::gate(config)?;
+        let upstreams = self.endpoints.upstreams(config, &self.metrics)?;
+        for (listen, context) in &self.tls {
+            let changed = config.listen.iter().find(|changed| changed.address == listen.address);
+            if let (Some(context), Some(files)) = (context, changed.and_then(|changed| changed.tls.as_ref())) {
+                context.reload(files)?;
+            }
+        }
+        // Upstreams first: a rule that is known has its upstream.
+        self.registry.reload(upstreams);
+        self.edge.reload(gate);
+        Ok(build::needs_restart(&self.config, config))
+    }
+
+    /// Not ready → (pause) → stop accepting → drain, with a deadline → end the tasks.
+    ///
+    /// # Errors
+    /// When a part of the server panicked.
+    pub async fn shut_down(self) -> anyhow::Result<Drained> {
+        self.readiness.set(false);
+        tokio::time::sleep(self.config.limits.shutdown_delay).await;
+        self.stop_clients.cancel();
+        let drained = self.clients.await?;
+        if !self.tasks.shut_down(TASKS_DEADLINE).await {
+            tracing::warn!("some tasks did not end in time; what they wrote is incomplete and will be fetched again");
+        }
+        self.stop_admin.cancel();
+        self.admin.await?;
+        Ok(drained)
+    }
+}
+
+/// The process: serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// What keeps it from serving, with a hint.
+pub async fn run(config: Config, source: ConfigSource) -> anyhow::Result<()> {
+    let mut signals = signals::Signals::listen().context("cannot listen for signals")?;
+    let log = logging::init(&config.log)?;
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let announced = config.clone();
+    let mut running = start(config, World::default()).await?;
+    banner::print(&announced, &running);
+    loop {
+        match signals.next().await {
+            signals::Signal::Reload => reload(&mut running, &source, &log),
+            signals::Signal::Stop => break,
+        }
+    }
+    tracing::info!("shutting down: requests under way may end");
+    let drained = running.shut_down().await?;
+    tracing::info!(cut_connections = drained.cut_connections, "stopped");
+    Ok(())
+}
+
+fn reload(running: &mut Running, source: &ConfigSource, log: &logging::LogHandle) {
+    let reloaded = source.load().map_err(anyhow::Error::from).and_then(|config| {
+        let level = config.log.level.clone();
+        let needs_restart = running.reload(config)?;
+        log.set_level(&level)?;
+        Ok(needs_restart)
+    });
+    match reloaded {
+        Ok(needs_restart) if needs_restart.is_empty() => tracing::info!("configuration reloaded"),
+        Ok(needs_restart) => {
+            tracing::warn!(keys = needs_restart.join(", "), "configuration reloaded; these changes need a restart");
+        }
+        Err(error) => {
+            running.metrics.config_loaded(0, false);
+            tracing::error!("configuration not reloaded, the old one stays in force: {error:#}");
+        }
+    }
+}

@@ -1,1 +1,119 @@
-//! Being built.
+//! What is cached, how fresh it is, and how it comes in.
+//!
+//! `upstream` and `storage` do not know each other; they meet here. Everything below
+//! [`Cache`] answers for one repository, its [`Origin`], which has been authorized before.
+
+mod backoff;
+mod blobs;
+mod error;
+pub mod fill;
+mod flight;
+mod freshness;
+mod import;
+mod manifests;
+mod memory;
+mod origin;
+mod tags;
+mod tags_list;
+mod vouch;
+
+pub use backoff::Backoff;
+pub use blobs::{BlobAnswer, BlobDelivery};
+pub use error::CacheError;
+pub use fill::{FillError, FillLimits, Follower};
+pub use flight::{FlightAborted, Flights, Role};
+pub use freshness::StaleReason;
+pub use manifests::{CachedManifest, ManifestHeader};
+pub use origin::Origin;
+pub use tags::{Demand, Served};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::oci::{Digest, RepositoryName, Tag};
+use crate::storage::{Store, unix_seconds};
+use crate::tasks::Tasks;
+use crate::telemetry::metrics::CacheResult;
+use crate::upstream::UpstreamError;
+use fill::Fills;
+use memory::Memory;
+
+/// Limits of the cache; the configuration's `limits` name and default them.
+#[derive(Clone, Debug)]
+pub struct CacheLimits {
+    /// How long a client waits for a stale tag to be confirmed.
+    pub revalidate_wait: Duration,
+    /// Pause after a tag could not be confirmed.
+    pub revalidate_backoff: Duration,
+    /// How long "not found" is remembered.
+    pub negative_ttl: Duration,
+    /// How long a list of tags is served before upstream is asked again.
+    pub tags_list_ttl: Duration,
+    /// Manifests in memory, in bytes.
+    pub memory_bytes: u64,
+    /// Those of fills.
+    pub fills: FillLimits,
+}
+
+type RepositoryTag = (RepositoryName, Tag);
+type RepositoryDigest = (RepositoryName, Digest);
+
+/// The cache of one process; cheap to clone.
+#[derive(Clone)]
+pub struct Cache {
+    store: Arc<Store>,
+    memory: Arc<Memory>,
+    fills: Fills,
+    clock: Clock,
+    tasks: Tasks,
+    limits: Arc<CacheLimits>,
+    revalidations: Flights<RepositoryTag, freshness::Revalidation>,
+    tag_imports: Flights<RepositoryTag, Result<Arc<CachedManifest>, CacheError>>,
+    digest_imports: Flights<RepositoryDigest, Result<Arc<CachedManifest>, CacheError>>,
+    tag_heads: Flights<RepositoryTag, Result<ManifestHeader, CacheError>>,
+    digest_heads: Flights<RepositoryDigest, Result<ManifestHeader, CacheError>>,
+    blob_heads: Flights<RepositoryDigest, Result<Option<u64>, CacheError>>,
+    tag_lists: Flights<RepositoryName, Result<Arc<Vec<Tag>>, CacheError>>,
+}
+
+impl Cache {
+    /// A cache over `store`.
+    #[must_use]
+    pub fn new(store: Arc<Store>, clock: Clock, tasks: Tasks, limits: CacheLimits) -> Self {
+        Self {
+            memory: Arc::new(Memory::new(&limits)),
+            fills: Fills::new(store.blobs.clone(), limits.fills.clone(), tasks.clone()),
+            revalidations: Flights::new(tasks.clone()),
+            tag_imports: Flights::new(tasks.clone()),
+            digest_imports: Flights::new(tasks.clone()),
+            tag_heads: Flights::new(tasks.clone()),
+            digest_heads: Flights::new(tasks.clone()),
+            blob_heads: Flights::new(tasks.clone()),
+            tag_lists: Flights::new(tasks.clone()),
+            store,
+            clock,
+            tasks,
+            limits: Arc::new(limits),
+        }
+    }
+
+    fn now_seconds(&self) -> u64 {
+        unix_seconds(self.clock.now())
+    }
+
+    /// Remembers for a while that upstream does not have `reference`.
+    fn remember_absence(&self, origin: &Origin, reference: &impl ToString, error: &UpstreamError) {
+        if matches!(error, UpstreamError::NotFound { .. }) {
+            self.memory.absent.insert((origin.repository.clone(), reference.to_string()), ());
+        }
+    }
+}
+
+/// What the cache did for somebody who needed upstream.
+const fn fetched(role: Role) -> CacheResult {
+    match role {
+        Role::Leader => CacheResult::Miss,
+        Role::Joined => CacheResult::Coalesced,
+    }
+}

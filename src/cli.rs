@@ -1,1 +1,63 @@
-//! Being built.
+//! The commands: parse, call the library, print. One file per command.
+//!
+//! What a command is for goes to stdout; what is said about it, and what to do next, to stderr.
+
+mod check_config;
+mod hash_password;
+mod healthcheck;
+mod schema;
+mod serve;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A pull-through cache for container images.
+#[derive(Debug, Parser)]
+#[command(name = "headpond", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the cache. Without a configuration: on 127.0.0.1:5000, for eight public registries.
+    Serve(serve::Serve),
+    /// Check a configuration file: every problem, or a summary of its rules.
+    CheckConfig(check_config::CheckConfig),
+    /// Print the JSON Schema of the configuration file, for editors.
+    Schema(schema::PrintSchema),
+    /// Hash a password for the file of users (auth.users).
+    HashPassword(hash_password::HashPassword),
+    /// Ask a running server whether it is alive, for container health checks.
+    Healthcheck(healthcheck::Healthcheck),
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What to print before exiting with 1.
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Serve(command) => command.run(),
+        Command::CheckConfig(command) => command.run(),
+        Command::Schema(command) => command.run(),
+        Command::HashPassword(command) => command.run(),
+        Command::Healthcheck(command) => command.run(),
+    }
+}
+
+/// Prints what the command is for. A reader that has gone, as in `headpond schema | head`, is no failure.
+fn print(text: &str) -> anyhow::Result<()> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        outcome => Ok(outcome?),
+    }
+}
+
+/// Says something about it. Nothing can be done where stderr is closed.
+fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}

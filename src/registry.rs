@@ -1,1 +1,95 @@
-//! Being built.
+//! The use cases: what a request wants, without HTTP.
+//!
+//! Each takes an [`Authorized`] target by value, finds its [`Origin`], asks the cache, and says how
+//! it went in the registry's own words ([`RegistryError`]).
+
+mod error;
+mod pull;
+mod tags;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+pub use error::RegistryError;
+pub use pull::{Outcome, Pulled};
+pub use tags::{Page, TagsPage};
+
+use crate::access::Authorized;
+use crate::cache::{Cache, CacheError, Origin};
+use crate::config::{FreshnessRule, Prefix};
+use crate::oci::RepositoryName;
+use crate::rules::Target;
+use crate::telemetry::metrics::{Metrics, RuleMetrics};
+use crate::upstream::Upstream;
+
+/// What a rule needs at run time.
+#[derive(Clone)]
+pub struct RuleUpstream {
+    /// Its client.
+    pub upstream: Upstream,
+    /// Its counters.
+    pub metrics: RuleMetrics,
+}
+
+/// The upstreams, by the prefix of their rule.
+pub type Upstreams = HashMap<Prefix, RuleUpstream>;
+
+/// The label of requests that no rule answers.
+const NO_RULE: &str = "";
+
+/// The use cases over one cache; cheap to clone.
+#[derive(Clone)]
+pub struct Registry {
+    cache: Cache,
+    upstreams: Arc<ArcSwap<Upstreams>>,
+    no_rule: RuleMetrics,
+}
+
+impl Registry {
+    /// A registry over `cache`.
+    #[must_use]
+    pub fn new(cache: Cache, upstreams: Upstreams, metrics: &Metrics) -> Self {
+        Self { cache, upstreams: Arc::new(ArcSwap::from_pointee(upstreams)), no_rule: metrics.for_rule(NO_RULE) }
+    }
+
+    /// Puts other upstreams in place; requests under way end with those they began with.
+    pub fn reload(&self, upstreams: Upstreams) {
+        self.upstreams.store(Arc::new(upstreams));
+    }
+
+    /// Where the content of an authorized target comes from.
+    async fn origin(&self, target: Authorized<Target>) -> Result<Arc<Origin>, RegistryError> {
+        match target.into_target() {
+            Target::Hosted { repository } => self.orphan(repository).await,
+            Target::PullThrough(target) => {
+                let upstreams = self.upstreams.load();
+                let Some(found) = upstreams.get(&target.rule.prefix) else { return self.orphan(target.repository).await };
+                Ok(Arc::new(Origin {
+                    source: found.upstream.source().to_string(),
+                    upstream: Some(found.upstream.clone()),
+                    metrics: found.metrics.clone(),
+                    freshness: target.rule.freshness.clone(),
+                    repository: target.repository,
+                    remote: target.remote,
+                }))
+            }
+        }
+    }
+
+    /// A repository without a rule: what was cached while there was one is still served.
+    async fn orphan(&self, repository: RepositoryName) -> Result<Arc<Origin>, RegistryError> {
+        let unknown = || RegistryError::NameUnknown { name: repository.to_string() };
+        let record = self.cache.repository(&repository).await.map_err(CacheError::from)?.ok_or_else(unknown)?;
+        let remote = RepositoryName::parse(&record.upstream_repository).map_err(|_| unknown())?;
+        Ok(Arc::new(Origin {
+            source: record.source,
+            upstream: None,
+            metrics: self.no_rule.clone(),
+            freshness: FreshnessRule::default(),
+            repository,
+            remote,
+        }))
+    }
+}

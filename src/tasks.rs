@@ -30,6 +30,11 @@ impl Tasks {
         self.tracker.spawn(run.instrument(tracing::Span::current()));
     }
 
+    /// Spawns a short task that shutdown lets end: it writes what has been promised.
+    pub fn spawn_to_end(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.tracker.spawn(task.instrument(tracing::debug_span!("task", name)));
+    }
+
     /// Resolves when shutdown cancels the tasks.
     pub async fn cancelled(&self) {
         self.cancelled.cancelled().await;

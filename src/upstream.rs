@@ -1,1 +1,42 @@
-//! Being built.
+//! The client of other registries: authentication, redirects, time limits, and a circuit per
+//! upstream and credential.
+//!
+//! An [`Endpoint`] is what rules with equal settings share: connections, tokens, circuit. An
+//! [`Upstream`] is an endpoint as one rule uses it. Nothing is retried here but the one refresh of
+//! a rejected token, nothing is stored, and a client's own credentials never come this far. This
+//! module alone names the HTTP client.
+
+mod address;
+mod admission;
+mod blob;
+mod challenge;
+mod circuit;
+mod client;
+mod content_range;
+mod endpoint;
+mod error;
+mod error_body;
+mod exchange;
+mod link;
+mod manifest;
+mod realm;
+mod redirect;
+mod retry_after;
+mod settings;
+mod source_id;
+mod stall;
+mod status;
+mod tags;
+mod token;
+mod transport;
+
+pub use reqwest::Url;
+
+pub use self::blob::BlobStream;
+pub use self::circuit::{CircuitState, Purpose};
+pub use self::client::Upstream;
+pub use self::endpoint::{Endpoint, UpstreamBuildError};
+pub use self::error::{Unavailability, UpstreamError};
+pub use self::manifest::{ManifestBody, ManifestHead};
+pub use self::settings::{Credential, UpstreamLimits, UpstreamSettings};
+pub use self::source_id::SourceId;

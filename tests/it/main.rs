@@ -1,1 +1,9 @@
-fn main() {}
+//! Every integration test in one binary, over real sockets.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod cli;
+mod config;
+mod fake_upstream;
+mod server;
+mod server_tls;
+mod upstream;

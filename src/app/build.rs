@@ -1,0 +1,117 @@
+//! From plain configuration to the parts that run.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::Context;
+use secrecy::SecretString;
+
+use super::{Config, Limits};
+use crate::access::{Authenticator, Authorizer};
+use crate::cache::{CacheLimits, FillLimits};
+use crate::clock::Clock;
+use crate::config::Rule;
+use crate::http::Gate;
+use crate::registry::{RuleUpstream, Upstreams};
+use crate::rules::RuleTable;
+use crate::telemetry::metrics::Metrics;
+use crate::upstream::{Credential, Endpoint, Upstream, UpstreamLimits, UpstreamSettings, Url};
+
+/// The endpoints in use. Rules with equal settings share one, and one that a reload leaves as it
+/// is keeps its connections, tokens and circuit.
+pub(super) struct Endpoints {
+    clock: Clock,
+    in_use: Vec<Arc<Endpoint>>,
+}
+
+impl Endpoints {
+    pub(super) const fn new(clock: Clock) -> Self {
+        Self { clock, in_use: Vec::new() }
+    }
+
+    /// An upstream for every rule.
+    pub(super) fn upstreams(&mut self, config: &Config, metrics: &Metrics) -> anyhow::Result<Upstreams> {
+        let mut upstreams = HashMap::new();
+        let mut in_use: Vec<Arc<Endpoint>> = Vec::new();
+        for rule in &config.rules {
+            let settings = upstream_settings(rule, &config.limits)?;
+            let known = in_use.iter().chain(&self.in_use).find(|endpoint| *endpoint.settings() == settings).cloned();
+            let endpoint = match known {
+                Some(endpoint) => endpoint,
+                None => Endpoint::new(settings, self.clock.clone())
+                    .with_context(|| format!("the upstream of rule {} cannot be used", rule.prefix.as_str()))?,
+            };
+            let rule_metrics = metrics.for_rule(rule.prefix.as_str());
+            let upstream = Upstream::new(Arc::clone(&endpoint), rule_metrics.clone());
+            upstreams.insert(rule.prefix.clone(), RuleUpstream { upstream, metrics: rule_metrics });
+            in_use.push(endpoint);
+        }
+        self.in_use = in_use;
+        Ok(upstreams)
+    }
+}
+
+fn upstream_settings(rule: &Rule, limits: &Limits) -> anyhow::Result<UpstreamSettings> {
+    let text = rule.upstream.to_string();
+    let base = Url::parse(&text).with_context(|| format!("the upstream of rule {}, {text}, is not a URL", rule.prefix.as_str()))?;
+    let ca_pem = rule.ca.as_ref().map(|file| std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))).transpose()?;
+    let credential = rule.credentials.as_ref().map(|credentials| Credential {
+        username: credentials.username.clone(),
+        password: SecretString::from(credentials.password.expose().to_owned()),
+    });
+    Ok(UpstreamSettings { base, ca_pem, credential, realms: rule.realms.clone(), limits: upstream_limits(limits) })
+}
+
+fn upstream_limits(limits: &Limits) -> UpstreamLimits {
+    UpstreamLimits {
+        connect_timeout: limits.connect_timeout,
+        head_timeout: limits.head_timeout,
+        manifest_timeout: limits.manifest_timeout,
+        stall_timeout: limits.stall_timeout,
+        max_redirects: limits.max_redirects,
+        circuit_cooldown: limits.circuit_cooldown,
+        circuit_max_cooldown: limits.circuit_max_cooldown,
+        max_blob_bytes: limits.max_blob_size,
+        ..UpstreamLimits::default()
+    }
+}
+
+pub(super) fn cache_limits(limits: &Limits) -> CacheLimits {
+    CacheLimits {
+        revalidate_wait: limits.revalidate_wait,
+        revalidate_backoff: limits.revalidate_backoff,
+        negative_ttl: limits.negative_ttl,
+        tags_list_ttl: limits.tags_list_ttl,
+        memory_bytes: limits.memory_cache,
+        fills: FillLimits {
+            max_fills: limits.max_fills,
+            max_unfollowed: limits.max_unfollowed_fills,
+            max_bypasses: limits.max_bypasses,
+            connections: limits.fill_connections,
+            attempts: u32::try_from(limits.fill_attempts).unwrap_or(u32::MAX),
+            max_blob_bytes: limits.max_blob_size,
+        },
+    }
+}
+
+/// What stands before the registry.
+pub(super) fn gate(config: &Config) -> anyhow::Result<Gate> {
+    let authenticator = Authenticator::new(&config.auth, &config.limits).context("the users cannot be read")?;
+    let authorizer = Authorizer { has_users: config.auth.users.is_some() };
+    Ok(Gate { rules: RuleTable::new(config.rules.clone()), authenticator, authorizer })
+}
+
+/// The keys that differ and are only read at start.
+pub(super) fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let listens = |config: &Config| {
+        config.listen.iter().map(|listen| (listen.address, listen.proxy_protocol, listen.tls.is_some())).collect::<Vec<_>>()
+    };
+    let checks = [
+        ("listen", listens(old) != listens(new)),
+        ("admin", old.admin != new.admin),
+        ("storage", old.storage != new.storage),
+        ("log.format", old.log.format != new.log.format),
+        ("limits", old.limits != new.limits),
+    ];
+    checks.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+}

@@ -1,0 +1,163 @@
+//! Lookup of blobs.
+
+use std::sync::Arc;
+
+use super::fill::{Committed, FillError, Start};
+use super::vouch::Standing;
+use super::{Cache, CacheError, Follower, Origin, fetched};
+use crate::oci::{ByteRange, Digest, RangeRequest};
+use crate::storage::OpenBlob;
+use crate::telemetry::metrics::CacheResult;
+
+/// How a blob is delivered.
+pub enum BlobDelivery {
+    /// From a committed file.
+    File(OpenBlob),
+    /// From a fill, or past the store where it cannot be kept.
+    Follow(Box<Follower>),
+    /// Only the length was asked for.
+    Head,
+}
+
+/// A blob, or a part of it.
+pub struct BlobAnswer {
+    /// Where the bytes are.
+    pub delivery: BlobDelivery,
+    /// Length of the blob; `None` if upstream did not tell it.
+    pub total_bytes: Option<u64>,
+    /// The part that was asked for, if it was one.
+    pub range: Option<ByteRange>,
+    /// What the cache did.
+    pub result: CacheResult,
+}
+
+impl Cache {
+    /// A blob of `origin`'s repository, or the range of it that was asked for.
+    ///
+    /// # Errors
+    /// When it is not cached and cannot be fetched, or the range lies outside it.
+    pub async fn blob(&self, origin: &Arc<Origin>, digest: &Digest, range: Option<RangeRequest>) -> Result<BlobAnswer, CacheError> {
+        let mut standing = self.standing(origin, digest).await?;
+        if standing == Standing::Vouched
+            && let Some(blob) = self.store.blobs.open(digest)?
+        {
+            return file_answer(blob, range);
+        }
+        if let Some(answer) = self.fill(origin, digest, standing, range).await? {
+            return Ok(answer);
+        }
+        // The bytes are here, or on their way, through somebody else: upstream's word first.
+        self.ask_for_word(origin, digest).await?;
+        standing = Standing::Vouched;
+        let answer = self.fill(origin, digest, standing, range).await?;
+        answer.ok_or(CacheError::Fill(FillError::Dropped))
+    }
+
+    /// The length of a blob of `origin`'s repository.
+    ///
+    /// # Errors
+    /// When it is not cached and upstream does not have it, or does not say.
+    pub async fn blob_head(&self, origin: &Arc<Origin>, digest: &Digest) -> Result<BlobAnswer, CacheError> {
+        let head = |total_bytes, result| BlobAnswer { delivery: BlobDelivery::Head, total_bytes, range: None, result };
+        if self.standing(origin, digest).await? == Standing::Vouched
+            && let Some(blob) = self.store.blobs.open(digest)?
+        {
+            return Ok(head(Some(blob.length_bytes), CacheResult::Hit));
+        }
+        let (total_bytes, result) = self.ask_for_word(origin, digest).await?;
+        Ok(head(total_bytes, result))
+    }
+
+    /// Asks upstream whether it has the blob, once for all who want to know now.
+    async fn ask_for_word(&self, origin: &Arc<Origin>, digest: &Digest) -> Result<(Option<u64>, CacheResult), CacheError> {
+        self.refuse_absent(origin, digest)?;
+        let (cache, asking, wanted) = (self.clone(), Arc::clone(origin), *digest);
+        let (role, landing) = self.blob_heads.join((origin.repository.clone(), *digest), || async move {
+            let upstream = asking.upstream.as_ref().ok_or(CacheError::Unreachable)?;
+            match upstream.head_blob(&asking.remote, &wanted).await {
+                Ok(size_bytes) => {
+                    cache.vouch(&asking, wanted, size_bytes).await;
+                    Ok(size_bytes)
+                }
+                Err(error) => {
+                    cache.remember_absence(&asking, &wanted, &error);
+                    Err(error.into())
+                }
+            }
+        });
+        Ok((landing.await??, fetched(role)))
+    }
+
+    /// Follows the fill of a blob, beginning it if need be. `None` if the blob is here, or coming,
+    /// through somebody whose right this origin does not share.
+    async fn fill(
+        &self,
+        origin: &Arc<Origin>,
+        digest: &Digest,
+        standing: Standing,
+        range: Option<RangeRequest>,
+    ) -> Result<Option<BlobAnswer>, CacheError> {
+        self.refuse_absent(origin, digest)?;
+        let (placed, expected_bytes) = self.place(origin, digest, standing, range).await?;
+        let demand = placed.map_or(0..u64::MAX, ByteRange::half_open);
+        let committed = self.vouch_when_committed(origin, digest);
+        let (mut follower, began) = match self.fills.start(origin, *digest, demand, expected_bytes, standing, committed)? {
+            Start::Here(blob) => return file_answer(blob, range).map(Some),
+            Start::NotYours => return Ok(None),
+            Start::Began(follower) => (follower, true),
+            Start::Joined(follower) => (follower, false),
+        };
+        let total_bytes = follower.opened().await.inspect_err(|error| {
+            if let FillError::Upstream(error) = error {
+                self.remember_absence(origin, digest, error);
+            }
+        })?;
+        let result = match (follower.is_bypassing(), began) {
+            (true, _) => CacheResult::Bypass,
+            (false, true) => CacheResult::Miss,
+            (false, false) => CacheResult::Coalesced,
+        };
+        Ok(Some(BlobAnswer { delivery: BlobDelivery::Follow(Box::new(follower)), total_bytes, range: placed, result }))
+    }
+
+    /// Where a range lies. That needs the length: the descriptor's, or else upstream's word.
+    async fn place(
+        &self,
+        origin: &Arc<Origin>,
+        digest: &Digest,
+        standing: Standing,
+        range: Option<RangeRequest>,
+    ) -> Result<(Option<ByteRange>, Option<u64>), CacheError> {
+        let known_bytes = match standing {
+            Standing::Linked { size_bytes } => size_bytes,
+            Standing::Vouched => self.link(origin, digest).await?.flatten(),
+            Standing::Unknown => None,
+        };
+        let Some(range) = range else { return Ok((None, known_bytes)) };
+        let total_bytes = match known_bytes {
+            Some(bytes) => Some(bytes),
+            None => self.ask_for_word(origin, digest).await?.0,
+        };
+        // A length nobody knows: the whole blob is sent, as RFC 9110 allows.
+        let Some(total_bytes) = total_bytes else { return Ok((None, None)) };
+        let range = range.within(total_bytes).map_err(|_| CacheError::RangeNotSatisfiable { total_bytes })?;
+        Ok((Some(range), Some(total_bytes)))
+    }
+
+    /// Bytes that a repository's own upstream sent are its upstream's word.
+    fn vouch_when_committed(&self, origin: &Arc<Origin>, digest: &Digest) -> Committed {
+        let (cache, origin, digest) = (self.clone(), Arc::clone(origin), *digest);
+        Box::new(move |length_bytes| Box::pin(async move { cache.vouch(&origin, digest, Some(length_bytes)).await }))
+    }
+
+    fn refuse_absent(&self, origin: &Origin, digest: &Digest) -> Result<(), CacheError> {
+        let absent = self.memory.absent.contains_key(&(origin.repository.clone(), digest.to_string()));
+        if absent { Err(CacheError::Negative) } else { Ok(()) }
+    }
+}
+
+fn file_answer(blob: OpenBlob, range: Option<RangeRequest>) -> Result<BlobAnswer, CacheError> {
+    let total_bytes = blob.length_bytes;
+    let range = range.map(|range| range.within(total_bytes)).transpose().map_err(|_| CacheError::RangeNotSatisfiable { total_bytes })?;
+    Ok(BlobAnswer { delivery: BlobDelivery::File(blob), total_bytes: Some(total_bytes), range, result: CacheResult::Hit })
+}

@@ -1,0 +1,212 @@
+//! A blob on its way in: the heart of the cache.
+//!
+//! [`transfer`] runs in its own task, in nobody's request; it fetches, writes, hashes and commits.
+//! Every client, the first one too, is a [`Follower`]: it reads what is present, at its own pace,
+//! from any offset. What the two share is [`Fill`]: a watched [`Progress`], and the demands.
+
+mod bypass;
+mod coverage;
+mod fills;
+mod follower;
+mod plan;
+mod transfer;
+mod writer;
+
+pub use bypass::Bypass;
+pub use coverage::Coverage;
+pub(super) use fills::{Committed, Start};
+pub use fills::{FillLimits, Fills};
+pub use follower::Follower;
+pub use plan::{Assignment, Plan};
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use thiserror::Error;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::oci::{Digest, DigestHasher};
+use crate::storage::StorageError;
+use crate::upstream::UpstreamError;
+
+/// How many bytes at the end of a blob followers get only once the digest holds, so that nobody
+/// ever receives a complete blob that is wrong.
+pub const HELD_BACK_BYTES: u64 = 64 * 1024;
+
+/// Why a fill, or a bypass, could not deliver.
+#[derive(Clone, Debug, Error)]
+pub enum FillError {
+    /// Upstream failed, and kept failing.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// The bytes are not those that were asked for.
+    #[error("upstream sent content with digest {actual} for {expected}")]
+    DigestMismatch {
+        /// What was asked for.
+        expected: Digest,
+        /// What came.
+        actual: Digest,
+    },
+    /// The blob is longer than what its manifest says, or than is allowed.
+    #[error("upstream sends more than {limit_bytes} bytes for {digest}")]
+    TooLong {
+        /// The blob.
+        digest: Digest,
+        /// The limit that it went past.
+        limit_bytes: u64,
+    },
+    /// A client's read of what was staged failed.
+    #[error("the staged blob cannot be read: {0}")]
+    Read(String),
+    /// The fill was dropped: shutdown, or nobody followed it and room was needed.
+    #[error("the transfer was dropped; ask again")]
+    Dropped,
+    /// Too many clients are being streamed blobs that cannot be kept.
+    #[error("too many blobs that cannot be kept are being streamed; ask again later")]
+    TooManyBypasses,
+}
+
+/// How far a fill is.
+#[derive(Clone)]
+pub(crate) enum Phase {
+    /// Upstream has not answered yet.
+    Opening,
+    /// Bytes are coming.
+    Filling,
+    /// The digest holds: everything may be read.
+    Verified,
+    /// The store cannot hold it. Followers read up to `from` and go on upstream by themselves.
+    Unkept {
+        /// Bytes below this are present and hashed.
+        from: u64,
+        /// The state of the hash at `from`.
+        hasher: DigestHasher,
+    },
+    /// It is over.
+    Failed(FillError),
+}
+
+/// What followers see.
+pub(crate) struct Progress {
+    pub(crate) phase: Phase,
+    /// Length, once known.
+    pub(crate) total_bytes: Option<u64>,
+    /// Bytes that may be read from `file`, but for what is held back.
+    pub(crate) coverage: Coverage,
+    pub(crate) file: Option<Arc<File>>,
+}
+
+impl Progress {
+    /// How far a follower at `position` may read; `position` itself if it has to wait.
+    pub(crate) fn readable_to(&self, position: u64) -> u64 {
+        let covered = self.coverage.covered_to(position);
+        match &self.phase {
+            Phase::Verified => covered,
+            // The rest comes through a bypass, which holds back for itself.
+            Phase::Unkept { from, .. } => covered.min(*from).max(position),
+            Phase::Opening | Phase::Filling | Phase::Failed(_) => {
+                // While the length is unknown, any byte may turn out to be among the last.
+                let end = self.total_bytes.unwrap_or_else(|| self.coverage.end());
+                covered.min(end.saturating_sub(HELD_BACK_BYTES)).max(position)
+            }
+        }
+    }
+}
+
+/// What a transfer and its followers share.
+pub struct Fill {
+    digest: Digest,
+    progress: watch::Sender<Progress>,
+    /// Intervals asked for, with how many ask for each.
+    demands: Mutex<BTreeMap<(u64, u64), usize>>,
+    /// A demand has come.
+    demanded: Notify,
+    followers: AtomicUsize,
+    dropped: CancellationToken,
+}
+
+impl Fill {
+    pub(crate) fn new(digest: Digest) -> Self {
+        let progress = Progress { phase: Phase::Opening, total_bytes: None, coverage: Coverage::default(), file: None };
+        Self {
+            digest,
+            progress: watch::Sender::new(progress),
+            demands: Mutex::default(),
+            demanded: Notify::new(),
+            followers: AtomicUsize::new(0),
+            dropped: CancellationToken::new(),
+        }
+    }
+
+    /// The blob's digest.
+    #[must_use]
+    pub const fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// Whether no client reads it.
+    #[must_use]
+    pub fn is_unfollowed(&self) -> bool {
+        self.followers.load(Ordering::Acquire) == 0
+    }
+
+    /// Ends the transfer, if it is still under way.
+    pub(crate) fn drop_transfer(&self) {
+        self.dropped.cancel();
+    }
+
+    /// There are too many fills: followers are streamed the blob past the store.
+    fn refuse(&self, max_fills: usize) {
+        tracing::warn!(digest = %self.digest, max_fills, "blob was not kept: limits.max_fills are under way, and all are followed");
+        self.set_phase(Phase::Unkept { from: 0, hasher: DigestHasher::new(self.digest.algorithm()) });
+    }
+
+    fn set_phase(&self, phase: Phase) {
+        self.progress.send_modify(|progress| progress.phase = phase);
+    }
+
+    fn add_demand(&self, demand: &Range<u64>) {
+        let mut demands = self.demands.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = demands.entry((demand.start, demand.end)).or_insert(0);
+        *count += 1;
+        if *count == 1 {
+            self.demanded.notify_one();
+        }
+    }
+
+    fn remove_demand(&self, demand: &Range<u64>) {
+        let mut demands = self.demands.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (demand.start, demand.end);
+        if let Some(count) = demands.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                demands.remove(&key);
+            }
+        }
+    }
+
+    fn demands(&self) -> Vec<Range<u64>> {
+        let demands = self.demands.lock().unwrap_or_else(PoisonError::into_inner);
+        demands.keys().map(|(start, end)| *start..*end).collect()
+    }
+}
+
+impl std::fmt::Debug for Fill {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fill").field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
+
+/// Why a blob in transfer was not kept, as it is logged.
+fn not_kept_reason(error: &StorageError) -> &'static str {
+    match error {
+        StorageError::NoSpace { .. } => "the store is full",
+        StorageError::Locked { .. } | StorageError::File { .. } | StorageError::Object { .. } | StorageError::Corrupt { .. } => {
+            "the store failed"
+        }
+    }
+}

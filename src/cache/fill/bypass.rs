@@ -1,0 +1,226 @@
+//! A blob streamed through to one client because the store cannot hold it.
+//!
+//! It costs a transfer of its own, so there is a bounded number of them; each is counted, and
+//! verifies what it sends as a fill does: the end is held back until the digest holds.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{FillError, HELD_BACK_BYTES};
+use crate::cache::{Backoff, Origin};
+use crate::oci::{Digest, DigestHasher};
+use crate::telemetry::metrics::CacheKind;
+use crate::upstream::{BlobStream, Unavailability, UpstreamError};
+
+/// How long a client waits for another bypass to end.
+const SLOT_WAIT: Duration = Duration::from_secs(30);
+
+/// The bounded number of bypasses; cheap to clone.
+#[derive(Clone)]
+pub(super) struct Bypasses {
+    slots: Arc<Semaphore>,
+    attempts: u32,
+}
+
+impl Bypasses {
+    pub(super) fn new(max: usize, attempts: u32) -> Self {
+        Self { slots: Arc::new(Semaphore::new(max)), attempts }
+    }
+
+    /// Asks upstream for `demand` of a blob. With `hasher`, the state of the hash of everything
+    /// before it, the bytes are verified.
+    pub(super) async fn open(
+        &self,
+        origin: &Arc<Origin>,
+        digest: Digest,
+        demand: Range<u64>,
+        hasher: Option<DigestHasher>,
+        total_bytes: Option<u64>,
+    ) -> Result<Bypass, FillError> {
+        let slot = tokio::time::timeout(SLOT_WAIT, Arc::clone(&self.slots).acquire_owned()).await;
+        let Ok(Ok(slot)) = slot else { return Err(FillError::TooManyBypasses) };
+        origin.metrics.all().bypasses_inflight.inc();
+        let mut bypass = Bypass {
+            origin: Arc::clone(origin),
+            digest,
+            position: demand.start,
+            end: demand.end,
+            total_bytes,
+            stream: None,
+            check: hasher.map(|hasher| Check { hasher, held: VecDeque::new(), held_bytes: 0, holds: false }),
+            backoff: Backoff::new(self.attempts),
+            _slot: slot,
+        };
+        bypass.connect().await?;
+        Ok(bypass)
+    }
+}
+
+/// One such transfer.
+pub struct Bypass {
+    origin: Arc<Origin>,
+    digest: Digest,
+    /// Next byte to come from upstream.
+    position: u64,
+    end: u64,
+    total_bytes: Option<u64>,
+    stream: Option<BlobStream>,
+    /// `None` for an interval, which cannot be verified.
+    check: Option<Check>,
+    backoff: Backoff,
+    _slot: OwnedSemaphorePermit,
+}
+
+/// Verification of a whole blob.
+struct Check {
+    hasher: DigestHasher,
+    held: VecDeque<Bytes>,
+    held_bytes: u64,
+    /// The digest holds: what is held may go.
+    holds: bool,
+}
+
+impl Check {
+    /// Takes in a piece; returns one that is far enough from the end.
+    fn pass(&mut self, bytes: Bytes) -> Option<Bytes> {
+        self.hasher.update(&bytes);
+        self.held_bytes += bytes.len() as u64;
+        self.held.push_back(bytes);
+        let front = self.held.front().map_or(0, Bytes::len) as u64;
+        if self.held_bytes - front < HELD_BACK_BYTES {
+            return None;
+        }
+        self.held_bytes -= front;
+        self.held.pop_front()
+    }
+}
+
+impl Bypass {
+    /// Length of the blob, if upstream told it.
+    #[must_use]
+    pub const fn total_bytes(&self) -> Option<u64> {
+        self.total_bytes
+    }
+
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// When upstream fails for good, or the digest does not hold.
+    pub async fn next(&mut self) -> Option<Result<Bytes, FillError>> {
+        loop {
+            if let Some(check) = &mut self.check
+                && check.holds
+            {
+                return check.held.pop_front().map(Ok);
+            }
+            match self.fetch().await {
+                Ok(Some(bytes)) => match &mut self.check {
+                    None => return Some(Ok(bytes)),
+                    Some(check) => {
+                        if let Some(bytes) = check.pass(bytes) {
+                            return Some(Ok(bytes));
+                        }
+                    }
+                },
+                Ok(None) => match self.verify() {
+                    Ok(true) => {}
+                    Ok(false) => return None,
+                    Err(error) => return Some(Err(error)),
+                },
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+
+    /// True when a digest was checked and holds, false when there is none to check.
+    fn verify(&mut self) -> Result<bool, FillError> {
+        let Some(check) = &mut self.check else { return Ok(false) };
+        let actual = check.hasher.clone().finish();
+        if actual != self.digest {
+            self.origin.metrics.all().digest_mismatch.inc();
+            return Err(FillError::DigestMismatch { expected: self.digest, actual });
+        }
+        check.holds = true;
+        Ok(true)
+    }
+
+    /// The next bytes from upstream, taken up again where it broke off.
+    async fn fetch(&mut self) -> Result<Option<Bytes>, FillError> {
+        loop {
+            if self.position >= self.end.min(self.total_bytes.unwrap_or(u64::MAX)) {
+                return Ok(None);
+            }
+            let Some(stream) = &mut self.stream else {
+                self.connect().await?;
+                continue;
+            };
+            match stream.next().await {
+                Some(Ok(bytes)) => {
+                    self.origin.metrics.received(CacheKind::Blob, bytes.len() as u64);
+                    if let Some(bytes) = self.take(bytes) {
+                        self.backoff.progressed();
+                        return Ok(Some(bytes));
+                    }
+                }
+                None if self.total_bytes.is_none() => {
+                    self.total_bytes = Some(self.position);
+                    return Ok(None);
+                }
+                ended => {
+                    let error = ended.and_then(Result::err).unwrap_or_else(|| broke_off(self.position));
+                    self.stream = None;
+                    self.backoff.wait(error).await?;
+                    self.origin.metrics.all().fill_resumes.inc();
+                }
+            }
+        }
+    }
+
+    /// The part of `bytes` that is wanted: an upstream without ranges starts at 0 again.
+    fn take(&mut self, bytes: Bytes) -> Option<Bytes> {
+        let stream = self.stream.as_mut()?;
+        let start = stream.start;
+        stream.start += bytes.len() as u64;
+        let skip = usize::try_from(self.position.saturating_sub(start)).unwrap_or(usize::MAX).min(bytes.len());
+        let room = usize::try_from(self.end - self.position).unwrap_or(usize::MAX);
+        let wanted = bytes.slice(skip..);
+        let wanted = wanted.slice(..wanted.len().min(room));
+        self.position += wanted.len() as u64;
+        (!wanted.is_empty()).then_some(wanted)
+    }
+
+    async fn connect(&mut self) -> Result<(), FillError> {
+        let range = (self.position > 0 || self.end < u64::MAX).then_some(self.position..self.end);
+        let upstream = self.origin.reach()?;
+        loop {
+            match upstream.get_blob(&self.origin.remote, &self.digest, range.clone()).await {
+                Ok(stream) => {
+                    self.total_bytes = stream.total_bytes.or(self.total_bytes);
+                    self.stream = Some(stream);
+                    return Ok(());
+                }
+                Err(error) => self.backoff.wait(error).await?,
+            }
+        }
+    }
+}
+
+impl Drop for Bypass {
+    fn drop(&mut self) {
+        self.origin.metrics.all().bypasses_inflight.dec();
+    }
+}
+
+/// Upstream ended a body before what it had announced.
+pub(super) fn broke_off(at_byte: u64) -> UpstreamError {
+    UpstreamError::Unavailable {
+        kind: Unavailability::Broken,
+        retry_after: None,
+        detail: format!("upstream ended the blob at byte {at_byte}, before its end"),
+    }
+}

@@ -1,0 +1,179 @@
+//! The fills under way: at most one for a digest, and a bounded number in all.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::future::BoxFuture;
+
+use super::bypass::Bypasses;
+use super::transfer::Transfer;
+use super::{Fill, Follower};
+use crate::cache::Origin;
+use crate::cache::vouch::Standing;
+use crate::oci::Digest;
+use crate::storage::{BlobFiles, OpenBlob, StorageError};
+use crate::tasks::Tasks;
+
+/// Limits of fills; the configuration's `limits` name and default them.
+#[derive(Clone, Debug)]
+pub struct FillLimits {
+    /// Fills at a time.
+    pub max_fills: usize,
+    /// Of these, how many nobody follows.
+    pub max_unfollowed: usize,
+    /// Clients that are streamed blobs which are not kept.
+    pub max_bypasses: usize,
+    /// Connections of one fill.
+    pub connections: usize,
+    /// Failures in a row, without a byte between them, that end a fill.
+    pub attempts: u32,
+    /// Longest blob.
+    pub max_blob_bytes: u64,
+}
+
+/// Runs once a blob is in the store; it is told the blob's length.
+pub type Committed = Box<dyn FnOnce(u64) -> BoxFuture<'static, ()> + Send>;
+
+/// What became of the wish to follow a fill.
+pub enum Start {
+    /// The blob has come in meanwhile.
+    Here(OpenBlob),
+    /// A fill has begun.
+    Began(Follower),
+    /// One was under way.
+    Joined(Follower),
+    /// The blob is here, or on its way, through an origin whose right this one does not share.
+    NotYours,
+}
+
+struct Running {
+    fill: Arc<Fill>,
+    /// Through whom the blob comes.
+    origin: Arc<Origin>,
+    /// Order of beginning.
+    number: u64,
+}
+
+/// The fills under way; cheap to clone.
+#[derive(Clone)]
+pub struct Fills {
+    running: Arc<Mutex<HashMap<Digest, Running>>>,
+    blobs: BlobFiles,
+    bypasses: Bypasses,
+    limits: FillLimits,
+    tasks: Tasks,
+}
+
+impl Running {
+    /// Whether `origin` may read what comes: its right is proven, or the answer of the very same
+    /// upstream, to the same question or one that a manifest of it justifies, will prove it.
+    fn admits(&self, origin: &Origin, standing: Standing) -> bool {
+        let same_source = self.origin.source == origin.source;
+        match standing {
+            Standing::Vouched => true,
+            Standing::Linked { .. } => same_source,
+            Standing::Unknown => same_source && self.origin.repository == origin.repository,
+        }
+    }
+}
+
+impl Fills {
+    /// No fills.
+    #[must_use]
+    pub fn new(blobs: BlobFiles, limits: FillLimits, tasks: Tasks) -> Self {
+        let bypasses = Bypasses::new(limits.max_bypasses, limits.attempts);
+        Self { running: Arc::default(), blobs, bypasses, limits, tasks }
+    }
+
+    /// Follows the fill of `digest`, beginning it unless it is under way. `committed` runs once the
+    /// blob is in the store.
+    ///
+    /// When as many fills as allowed are under way and all are followed, the blob is streamed
+    /// through without being kept.
+    ///
+    /// # Errors
+    /// When the store cannot say whether the blob is here.
+    pub fn start(
+        &self,
+        origin: &Arc<Origin>,
+        digest: Digest,
+        demand: Range<u64>,
+        expected_bytes: Option<u64>,
+        standing: Standing,
+        committed: Committed,
+    ) -> Result<Start, StorageError> {
+        let mut running = self.lock();
+        if let Some(found) = running.get(&digest) {
+            if !found.admits(origin, standing) {
+                return Ok(Start::NotYours);
+            }
+            let fill = Arc::clone(&found.fill);
+            drop(running);
+            return Ok(Start::Joined(self.follow(fill, origin, demand)));
+        }
+        // A fill leaves the map only after its blob is visible, so this look cannot miss it.
+        if let Some(blob) = self.blobs.open(&digest)? {
+            return Ok(if standing == Standing::Vouched { Start::Here(blob) } else { Start::NotYours });
+        }
+        let fill = Arc::new(Fill::new(digest));
+        if running.len() >= self.limits.max_fills && !drop_oldest_unfollowed(&running) {
+            drop(running);
+            fill.refuse(self.limits.max_fills);
+            return Ok(Start::Began(self.follow(fill, origin, demand)));
+        }
+        let number = running.values().map(|running| running.number).max().unwrap_or_default() + 1;
+        running.insert(digest, Running { fill: Arc::clone(&fill), origin: Arc::clone(origin), number });
+        drop(running);
+        let follower = self.follow(Arc::clone(&fill), origin, demand);
+        self.spawn(Transfer::new(fill, Arc::clone(origin), self.limits.clone(), expected_bytes), digest, committed);
+        Ok(Start::Began(follower))
+    }
+
+    fn spawn(&self, transfer: Transfer, digest: Digest, committed: Committed) {
+        let arrival = Arrival { fills: self.clone(), digest };
+        let blobs = self.blobs.clone();
+        self.tasks.spawn("fill", async move {
+            if let Some(length_bytes) = transfer.run(blobs).await {
+                committed(length_bytes).await;
+            }
+            drop(arrival);
+        });
+    }
+
+    fn follow(&self, fill: Arc<Fill>, origin: &Arc<Origin>, demand: Range<u64>) -> Follower {
+        Follower::new(fill, self.clone(), Arc::clone(origin), self.bypasses.clone(), demand)
+    }
+
+    /// A fill has lost its last follower. It goes on, but not too many do.
+    pub(super) fn unfollowed(&self) {
+        let running = self.lock();
+        if running.values().filter(|running| running.fill.is_unfollowed()).count() > self.limits.max_unfollowed {
+            drop_oldest_unfollowed(&running);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends the fill that has been under way longest with nobody following. True if there was one.
+fn drop_oldest_unfollowed(running: &HashMap<Digest, Running>) -> bool {
+    let unfollowed = running.values().filter(|running| running.fill.is_unfollowed());
+    let Some(oldest) = unfollowed.min_by_key(|running| running.number) else { return false };
+    oldest.fill.drop_transfer();
+    true
+}
+
+/// Takes a fill out when it is over, however it ended.
+struct Arrival {
+    fills: Fills,
+    digest: Digest,
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        self.fills.lock().remove(&self.digest);
+    }
+}

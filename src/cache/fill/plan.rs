@@ -1,0 +1,210 @@
+//! Which connection fetches which bytes. Pure: it decides, `transfer` acts.
+//!
+//! Every follower is a *demand*: the interval it was asked for. The byte a demand needs next is the
+//! first one in its interval that is not present. If no connection will reach that byte soon, a new
+//! one starts there, and the one that would have come by later ends where the new one began. So a
+//! range moves its bytes to the front and no byte is fetched twice.
+
+use std::ops::Range;
+
+use super::coverage::Coverage;
+
+/// A connection this close in front of a byte will bring it soon enough.
+const REACH_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Names a connection within one fill.
+pub type ConnectionId = u32;
+
+/// What a connection is to fetch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// The connection.
+    pub id: ConnectionId,
+    /// Bytes to ask for; `None` is a plain GET of the whole blob.
+    pub range: Option<Range<u64>>,
+}
+
+#[derive(Clone, Debug)]
+struct Connection {
+    id: ConnectionId,
+    next: u64,
+    /// Where it ends; `u64::MAX` while the length is unknown.
+    end: u64,
+}
+
+/// The connections of one fill.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    connections: Vec<Connection>,
+    max_connections: usize,
+    last_id: ConnectionId,
+    total_bytes: Option<u64>,
+    /// False once upstream has answered a range with the whole blob.
+    ranges: bool,
+}
+
+impl Plan {
+    /// A plan for a blob whose length may be known.
+    #[must_use]
+    pub const fn new(max_connections: usize, total_bytes: Option<u64>) -> Self {
+        Self { connections: Vec::new(), max_connections, last_id: 0, total_bytes, ranges: true }
+    }
+
+    /// The length has become known.
+    pub fn set_total(&mut self, total_bytes: u64) {
+        self.total_bytes = Some(total_bytes);
+        for connection in &mut self.connections {
+            connection.end = connection.end.min(total_bytes);
+        }
+    }
+
+    /// Whether any connection is at work.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.connections.is_empty()
+    }
+
+    /// Whether connection `id` was asked to start elsewhere than at 0.
+    #[must_use]
+    pub fn expects_other_start(&self, id: ConnectionId) -> bool {
+        self.connections.iter().any(|connection| connection.id == id && connection.next > 0)
+    }
+
+    /// Upstream answered connection `id` with the whole blob although a range was asked for. From
+    /// now on one connection brings everything.
+    pub fn without_ranges(&mut self, id: ConnectionId) {
+        self.ranges = false;
+        let end = self.total_bytes.unwrap_or(u64::MAX);
+        if let Some(connection) = self.connections.iter_mut().find(|connection| connection.id == id) {
+            (connection.next, connection.end) = (0, end);
+        }
+    }
+
+    /// The next connection to open, if one is needed and allowed.
+    pub fn next(&mut self, coverage: &Coverage, demands: &[Range<u64>]) -> Option<Assignment> {
+        let allowed = if self.ranges { self.max_connections } else { 1 };
+        if self.connections.len() >= allowed {
+            return None;
+        }
+        let total = self.total_bytes.unwrap_or(u64::MAX);
+        let wanted = demands.iter().find_map(|demand| self.unmet(coverage, demand.start..demand.end.min(total)));
+        let background = || coverage.first_gap(0..total).filter(|_| self.connections.is_empty());
+        let range = wanted.or_else(background)?;
+        Some(self.assign(range))
+    }
+
+    /// The bytes a new connection should fetch for `demand`, if it needs one.
+    fn unmet(&self, coverage: &Coverage, demand: Range<u64>) -> Option<Range<u64>> {
+        let start = coverage.first_gap(demand.clone())?.start;
+        let comes_soon =
+            |connection: &Connection| (connection.next..connection.end).contains(&start) && start - connection.next <= REACH_BYTES;
+        if self.connections.iter().any(comes_soon) {
+            return None;
+        }
+        let taken = self.connections.iter().map(|connection| connection.next).filter(|next| *next > start).min();
+        let end = demand.end.min(coverage.next_start(start)).min(taken.unwrap_or(u64::MAX));
+        Some(start..end)
+    }
+
+    fn assign(&mut self, range: Range<u64>) -> Assignment {
+        for connection in &mut self.connections {
+            if (connection.next..connection.end).contains(&range.start) {
+                connection.end = range.start;
+            }
+        }
+        self.last_id += 1;
+        let id = self.last_id;
+        let whole = !self.ranges || (range.start == 0 && range.end >= self.total_bytes.unwrap_or(u64::MAX));
+        let next = if self.ranges { range.start } else { 0 };
+        let end = if self.ranges { range.end } else { u64::MAX };
+        self.connections.push(Connection { id, next, end });
+        Assignment { id, range: (!whole).then_some(range) }
+    }
+
+    /// Connection `id` received `length` bytes. Returns the interval they are, cut where the
+    /// connection ends, and whether it is done.
+    pub fn advance(&mut self, id: ConnectionId, length: u64) -> (Range<u64>, bool) {
+        let Some(connection) = self.connections.iter_mut().find(|connection| connection.id == id) else {
+            return (0..0, true);
+        };
+        let start = connection.next;
+        connection.next = start.saturating_add(length);
+        (start..connection.next.min(connection.end.max(start)), connection.next >= connection.end)
+    }
+
+    /// Connection `id` is over; what it did not bring is free again. Returns where it stood.
+    pub fn finish(&mut self, id: ConnectionId) -> Option<u64> {
+        let index = self.connections.iter().position(|connection| connection.id == id)?;
+        Some(self.connections.swap_remove(index).next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1024 * 1024;
+
+    fn covered(ranges: &[Range<u64>]) -> Coverage {
+        let mut coverage = Coverage::default();
+        ranges.iter().for_each(|range| coverage.add(range.clone()));
+        coverage
+    }
+
+    #[test]
+    fn a_whole_blob_is_one_plain_request() {
+        let mut plan = Plan::new(4, None);
+        assert_eq!(plan.next(&Coverage::default(), &[0..u64::MAX]), Some(Assignment { id: 1, range: None }));
+        assert_eq!(plan.next(&Coverage::default(), &[0..u64::MAX]), None);
+    }
+
+    #[test]
+    fn four_ranges_are_four_bounded_requests_that_do_not_overlap() {
+        let mut plan = Plan::new(4, Some(100 * MIB));
+        let demands: Vec<_> = (0..4).map(|k| 25 * MIB * k..25 * MIB * (k + 1)).collect();
+        let ranges: Vec<_> = std::iter::from_fn(|| plan.next(&Coverage::default(), &demands)).map(|a| a.range.unwrap()).collect();
+        assert_eq!(ranges, demands);
+    }
+
+    #[test]
+    fn a_range_far_ahead_cuts_the_connection_that_would_come_by() {
+        let mut plan = Plan::new(4, Some(100 * MIB));
+        let coverage = Coverage::default();
+        plan.next(&coverage, std::slice::from_ref(&(0..u64::MAX)));
+        let demands = [0..u64::MAX, 60 * MIB..70 * MIB];
+        assert_eq!(plan.next(&coverage, &demands).unwrap().range, Some(60 * MIB..70 * MIB));
+        assert_eq!(plan.advance(1, 80 * MIB), (0..60 * MIB, true));
+        plan.finish(1);
+        plan.finish(2);
+        let coverage = covered(&[0..70 * MIB]);
+        assert_eq!(plan.next(&coverage, &demands).unwrap().range, Some(70 * MIB..100 * MIB));
+    }
+
+    #[test]
+    fn a_range_that_comes_soon_opens_nothing() {
+        let mut plan = Plan::new(4, Some(100 * MIB));
+        plan.next(&Coverage::default(), std::slice::from_ref(&(0..u64::MAX)));
+        assert_eq!(plan.next(&Coverage::default(), &[0..u64::MAX, 2 * MIB..9 * MIB]), None);
+    }
+
+    #[test]
+    fn gaps_nobody_wants_are_fetched_one_by_one() {
+        let mut plan = Plan::new(4, Some(100));
+        let coverage = covered(&[10..20, 50..100]);
+        assert_eq!(plan.next(&coverage, &[]).unwrap().range, Some(0..10));
+        assert_eq!(plan.next(&coverage, &[]), None);
+        plan.finish(1);
+        assert_eq!(plan.next(&covered(&[0..20, 50..100]), &[]).unwrap().range, Some(20..50));
+    }
+
+    #[test]
+    fn without_ranges_one_plain_request_brings_everything() {
+        let mut plan = Plan::new(4, Some(100));
+        plan.next(&covered(&[0..50]), &[]);
+        plan.without_ranges(1);
+        assert_eq!(plan.advance(1, 60), (0..60, false));
+        assert_eq!(plan.next(&covered(&[0..60]), std::slice::from_ref(&(90..95))), None);
+        plan.finish(1);
+        assert_eq!(plan.next(&covered(&[0..60]), &[]), Some(Assignment { id: 2, range: None }));
+    }
+}

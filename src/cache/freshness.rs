@@ -1,0 +1,206 @@
+//! How long a tag is believed, and what happens then.
+//!
+//! A tag is fresh for its rule's window since upstream last confirmed it. After that one HEAD asks
+//! upstream, in a task of its own; a client waits for it only so long. Whatever is not an answer
+//! leaves the cached content in service and the clock as it was.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::tags::{Demand, FailedAttempt, Served, TagEntry};
+use super::{Cache, CacheError, Origin};
+use crate::oci::{Digest, Reference, Tag};
+use crate::storage::ValidatedRecord;
+use crate::telemetry::metrics::CacheResult;
+use crate::upstream::{ManifestBody, Purpose, Unavailability, UpstreamError};
+
+/// A window is shortened by up to this part of it, so that tags cached together are not checked
+/// together.
+const JITTER_PARTS: u64 = 10;
+/// Longest pause between attempts to confirm a tag that upstream refuses.
+const MAX_BACKOFF: Duration = Duration::from_secs(3600);
+
+/// Why cached content could not be confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StaleReason {
+    /// Upstream takes longer than clients are kept waiting.
+    Slow,
+    /// Upstream cannot be reached, or fails.
+    Unavailable,
+    /// Upstream wants to be asked less.
+    TooManyRequests,
+    /// Upstream refuses this server.
+    Denied,
+    /// Upstream no longer has it.
+    NotFound,
+    /// Upstream's answer makes no sense.
+    Invalid,
+}
+
+impl StaleReason {
+    /// The reason as a metric's label and in `Warning`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Slow => "slow",
+            Self::Unavailable => "unavailable",
+            Self::TooManyRequests => "too_many_requests",
+            Self::Denied => "denied",
+            Self::NotFound => "not_found",
+            Self::Invalid => "invalid",
+        }
+    }
+
+    /// The reason behind a failure of the cache.
+    pub(super) const fn of_cache(error: &CacheError) -> Self {
+        match error {
+            CacheError::Upstream(error) => Self::of(error),
+            _ => Self::Unavailable,
+        }
+    }
+
+    const fn of(error: &UpstreamError) -> Self {
+        match error {
+            UpstreamError::NotFound { .. } => Self::NotFound,
+            UpstreamError::Denied { .. } => Self::Denied,
+            UpstreamError::TooManyRequests { .. } => Self::TooManyRequests,
+            UpstreamError::Unavailable { kind: Unavailability::Timeout, .. } => Self::Slow,
+            UpstreamError::Unavailable { .. } => Self::Unavailable,
+            UpstreamError::Lied { .. } => Self::Invalid,
+        }
+    }
+}
+
+/// A tag's digest, confirmed or as it is cached.
+pub(super) type Current = Served<Digest>;
+
+/// How asking upstream went.
+#[derive(Clone, Debug)]
+pub(super) enum Revalidation {
+    Confirmed,
+    Moved(Digest),
+    Unconfirmed(StaleReason),
+}
+
+impl Cache {
+    /// Whether a tag is within its window.
+    pub(super) fn is_fresh(&self, origin: &Origin, tag: &Tag, entry: &TagEntry) -> bool {
+        let window = origin.freshness.window(tag.as_str()).as_secs();
+        let mut hasher = DefaultHasher::new();
+        (&origin.repository, tag, entry.validated_at).hash(&mut hasher);
+        let jitter = hasher.finish() % (window / JITTER_PARTS).max(1);
+        self.now_seconds().saturating_sub(entry.validated_at) < window - jitter.min(window)
+    }
+
+    /// Has a tag confirmed, or serves it as it is cached.
+    pub(super) async fn revalidate(&self, origin: &Arc<Origin>, tag: &Tag, entry: TagEntry, demand: Demand) -> Result<Current, CacheError> {
+        if demand == Demand::AsConfigured
+            && let Some(failed) = entry.failed
+            && failed.retry_at > self.now_seconds()
+        {
+            return self.stale(origin, &entry, failed.reason);
+        }
+        let (cache, asking, asked, known) = (self.clone(), Arc::clone(origin), tag.clone(), entry.clone());
+        let (_, landing) = self
+            .revalidations
+            .join((origin.repository.clone(), tag.clone()), || async move { cache.ask_upstream(&asking, &asked, known).await });
+        let landed = match demand {
+            Demand::Now => landing.await,
+            Demand::AsConfigured => match tokio::time::timeout(self.limits.revalidate_wait, landing).await {
+                Ok(landed) => landed,
+                Err(_) => {
+                    // The check goes on behind; the next clients do not wait for it.
+                    origin.reach()?.mark_slow();
+                    return self.stale(origin, &entry, StaleReason::Slow);
+                }
+            },
+        };
+        match landed? {
+            Revalidation::Confirmed => Ok(Served::new(entry.digest, CacheResult::Revalidated)),
+            Revalidation::Moved(digest) => Ok(Served::new(digest, CacheResult::Miss)),
+            Revalidation::Unconfirmed(reason) => self.stale(origin, &entry, reason),
+        }
+    }
+
+    fn stale(&self, origin: &Origin, entry: &TagEntry, reason: StaleReason) -> Result<Current, CacheError> {
+        let age = self.now_seconds().saturating_sub(entry.validated_at);
+        if origin.freshness.max_stale.is_some_and(|max_stale| age > max_stale.as_secs()) {
+            return Err(CacheError::TooStale { reason: reason.as_str().to_owned() });
+        }
+        origin.metrics.served_stale(reason.as_str());
+        Ok(Served { value: entry.digest, result: CacheResult::Stale, stale: Some(reason) })
+    }
+
+    /// One HEAD to the primary upstream; the manifest only if the tag has moved.
+    async fn ask_upstream(&self, origin: &Arc<Origin>, tag: &Tag, entry: TagEntry) -> Revalidation {
+        match self.digest_upstream(origin, tag, &entry).await {
+            Ok(digest) if digest == entry.digest => {
+                let now = self.now_seconds();
+                let key = (origin.repository.clone(), tag.clone());
+                self.memory.tags.insert(key, TagEntry::validated(digest, &origin.source, now));
+                let record = ValidatedRecord { digest, validated_at: now, upstream_gone_since: None };
+                self.record_validation(origin, tag, record).await;
+                Revalidation::Confirmed
+            }
+            Ok(digest) => {
+                self.set_tag(origin, tag, digest, self.now_seconds());
+                Revalidation::Moved(digest)
+            }
+            Err(error) => Revalidation::Unconfirmed(self.unconfirmed(origin, tag, entry, &error).await),
+        }
+    }
+
+    /// The digest upstream has for the tag; its manifest is imported if it is another one.
+    async fn digest_upstream(&self, origin: &Arc<Origin>, tag: &Tag, entry: &TagEntry) -> Result<Digest, CacheError> {
+        let upstream = origin.reach()?;
+        let head = upstream.head_manifest(&origin.remote, &Reference::Tag(tag.clone()), Purpose::Revalidate).await?;
+        if head.digest == entry.digest || self.cached_manifest(origin, &head.digest).await?.is_some() {
+            return Ok(head.digest);
+        }
+        match head.body {
+            Some(bytes) => {
+                let body = ManifestBody { bytes, content_type: head.content_type, digest: head.digest };
+                self.import(origin, body)?;
+            }
+            None => {
+                self.import_digest(origin, &head.digest, Purpose::Revalidate).await?;
+            }
+        }
+        Ok(head.digest)
+    }
+
+    /// Notes that a tag was not confirmed. The circuit paces what concerns the whole upstream;
+    /// what concerns this tag alone is paced here.
+    async fn unconfirmed(&self, origin: &Origin, tag: &Tag, mut entry: TagEntry, error: &CacheError) -> StaleReason {
+        let CacheError::Upstream(error) = error else {
+            tracing::warn!(repository = %origin.repository, %tag, %error, "a tag could not be checked and is served as it is cached");
+            self.pace(origin, tag, entry, StaleReason::Invalid);
+            return StaleReason::Invalid;
+        };
+        let reason = StaleReason::of(error);
+        match reason {
+            StaleReason::Slow | StaleReason::Unavailable | StaleReason::TooManyRequests => {
+                tracing::debug!(repository = %origin.repository, %tag, %error, "a tag could not be checked and is served as it is cached");
+            }
+            StaleReason::NotFound | StaleReason::Denied | StaleReason::Invalid => {
+                tracing::warn!(repository = %origin.repository, %tag, %error, "upstream does not confirm a tag; it is served as it is cached");
+                if reason == StaleReason::NotFound && entry.gone_since.is_none() {
+                    entry.gone_since = Some(self.now_seconds());
+                    let record =
+                        ValidatedRecord { digest: entry.digest, validated_at: entry.validated_at, upstream_gone_since: entry.gone_since };
+                    self.record_validation(origin, tag, record).await;
+                }
+                self.pace(origin, tag, entry, reason);
+            }
+        }
+        reason
+    }
+
+    fn pace(&self, origin: &Origin, tag: &Tag, mut entry: TagEntry, reason: StaleReason) {
+        let in_a_row = entry.failed.map_or(0, |failed| failed.in_a_row) + 1;
+        let pause = self.limits.revalidate_backoff.saturating_mul(1 << (in_a_row - 1).min(16)).min(MAX_BACKOFF);
+        entry.failed = Some(FailedAttempt { reason, retry_at: self.now_seconds() + pause.as_secs(), in_a_row });
+        self.memory.tags.insert((origin.repository.clone(), tag.clone()), entry);
+    }
+}

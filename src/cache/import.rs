@@ -1,0 +1,146 @@
+//! Bringing in a manifest: checked, remembered, and recorded behind the answer.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+
+use super::{Cache, CacheError, CachedManifest, Origin};
+use crate::oci::manifest::ManifestSummary;
+use crate::oci::{Digest, Reference, Tag};
+use crate::storage::{
+    BlobLinkRecord, ManifestRecord, RecordKey, RepositoryKind, RepositoryRecord, StorageError, TagRecord, ValidatedRecord,
+};
+use crate::upstream::{ManifestBody, Purpose};
+
+/// Records written at a time for one manifest.
+const CONCURRENT_WRITES: usize = 8;
+
+impl Cache {
+    /// Fetches a manifest by digest and brings it in.
+    pub(super) async fn import_digest(
+        &self,
+        origin: &Arc<Origin>,
+        digest: &Digest,
+        purpose: Purpose,
+    ) -> Result<Arc<CachedManifest>, CacheError> {
+        let upstream = origin.upstream.as_ref().ok_or(CacheError::Unreachable)?;
+        let body = upstream.get_manifest(&origin.remote, &Reference::Digest(*digest), purpose).await;
+        let body = body.inspect_err(|error| self.remember_absence(origin, digest, error))?;
+        self.import(origin, body)
+    }
+
+    /// Fetches a manifest by tag and brings both in.
+    pub(super) async fn import_tag(&self, origin: &Arc<Origin>, tag: &Tag) -> Result<Arc<CachedManifest>, CacheError> {
+        let upstream = origin.upstream.as_ref().ok_or(CacheError::Unreachable)?;
+        let body = upstream.get_manifest(&origin.remote, &Reference::Tag(tag.clone()), Purpose::Fetch).await;
+        let body = body.inspect_err(|error| self.remember_absence(origin, tag, error))?;
+        let manifest = self.import(origin, body)?;
+        self.set_tag(origin, tag, manifest.digest, self.now_seconds());
+        Ok(manifest)
+    }
+
+    /// Checks a manifest that upstream sent, remembers it, and records it behind the answer.
+    pub(super) fn import(&self, origin: &Arc<Origin>, body: ManifestBody) -> Result<Arc<CachedManifest>, CacheError> {
+        let summary = ManifestSummary::parse(&body.bytes, body.content_type.as_deref())?;
+        let manifest = Arc::new(CachedManifest {
+            digest: body.digest,
+            media_type: summary.media_type.clone(),
+            bytes: body.bytes,
+            source: origin.source.clone(),
+        });
+        let key = (origin.repository.clone(), manifest.digest);
+        self.memory.manifests.insert(key.clone(), Arc::clone(&manifest));
+        for blob in &summary.blobs {
+            self.remember_link(origin, blob.digest, Some(blob.size_bytes));
+        }
+        for (tag, validated_at) in self.memory.head_tags.remove(&key).unwrap_or_default() {
+            self.set_tag(origin, &tag, manifest.digest, validated_at);
+        }
+        let (cache, origin, stored) = (self.clone(), Arc::clone(origin), Arc::clone(&manifest));
+        self.tasks.spawn_to_end("record a manifest", async move {
+            if let Err(error) = cache.record_manifest(&origin, &stored, &summary).await {
+                cache.not_recorded(&origin, &error);
+            }
+        });
+        Ok(manifest)
+    }
+
+    async fn record_manifest(&self, origin: &Origin, manifest: &CachedManifest, summary: &ManifestSummary) -> Result<(), StorageError> {
+        let (blobs, digest, bytes) = (self.store.blobs.clone(), manifest.digest, manifest.bytes.clone());
+        let put = tokio::task::spawn_blocking(move || match blobs.open(&digest)? {
+            Some(_) => Ok(()),
+            None => blobs.put(&digest, &bytes),
+        });
+        put.await.unwrap_or(Ok(()))?;
+        let links = futures::stream::iter(summary.blobs.clone()).map(|blob| async move {
+            let link = BlobLinkRecord { source: origin.source.clone(), size_bytes: Some(blob.size_bytes) };
+            self.store.records.write(&RecordKey::blob_link(&origin.repository, &blob.digest), &link).await
+        });
+        let links: Vec<_> = links.buffer_unordered(CONCURRENT_WRITES).collect().await;
+        links.into_iter().collect::<Result<(), _>>()?;
+        let record = ManifestRecord {
+            media_type: manifest.media_type.to_string(),
+            size_bytes: manifest.bytes.len() as u64,
+            source: manifest.source.clone(),
+            cached_at: self.now_seconds(),
+            subject: summary.subject,
+            artifact_type: summary.artifact_type.clone(),
+            references: summary.blobs.iter().chain(&summary.manifests).map(|it| (it.digest, it.size_bytes)).collect(),
+        };
+        self.store.records.write(&RecordKey::manifest(&origin.repository, &manifest.digest), &record).await?;
+        self.record_repository(origin).await
+    }
+
+    /// Writes what the repository is, unless that is known already.
+    async fn record_repository(&self, origin: &Origin) -> Result<(), StorageError> {
+        let is_known = |record: &RepositoryRecord| record.source == origin.source;
+        if self.repository(&origin.repository).await?.as_ref().is_some_and(is_known) {
+            return Ok(());
+        }
+        let record = RepositoryRecord {
+            kind: RepositoryKind::PullThrough,
+            name: origin.repository.to_string(),
+            source: origin.source.clone(),
+            upstream_repository: origin.remote.to_string(),
+            created_at: self.now_seconds(),
+        };
+        self.store.records.write(&RecordKey::repository(&origin.repository), &record).await?;
+        self.memory.repositories.insert(origin.repository.clone(), Some(record));
+        Ok(())
+    }
+
+    /// What a repository is, if anything was ever stored under its name.
+    ///
+    /// # Errors
+    /// When the store cannot say.
+    pub async fn repository(&self, name: &crate::oci::RepositoryName) -> Result<Option<RepositoryRecord>, StorageError> {
+        if let Some(known) = self.memory.repositories.get(name) {
+            return Ok(known);
+        }
+        let record = self.store.records.read(&RecordKey::repository(name)).await?;
+        self.memory.repositories.insert(name.clone(), record.clone());
+        Ok(record)
+    }
+
+    /// Points a tag at a digest that upstream named at `validated_at`, and records it behind.
+    pub(super) fn set_tag(&self, origin: &Arc<Origin>, tag: &Tag, digest: Digest, validated_at: u64) {
+        let key = (origin.repository.clone(), tag.clone());
+        self.memory.heads.remove(&key);
+        self.memory.tags.insert(key, super::tags::TagEntry::validated(digest, &origin.source, validated_at));
+        let (cache, origin, tag) = (self.clone(), Arc::clone(origin), tag.clone());
+        self.tasks.spawn_to_end("record a tag", async move {
+            let record = TagRecord { digest, source: origin.source.clone(), updated_at: cache.now_seconds() };
+            if let Err(error) = cache.store.records.write(&RecordKey::tag(&origin.repository, &tag), &record).await {
+                return cache.not_recorded(&origin, &error);
+            }
+            cache.record_validation(&origin, &tag, ValidatedRecord { digest, validated_at, upstream_gone_since: None }).await;
+        });
+    }
+
+    /// Writes a tag's last validation.
+    pub(super) async fn record_validation(&self, origin: &Origin, tag: &Tag, record: ValidatedRecord) {
+        if let Err(error) = self.store.records.write(&RecordKey::validated(&origin.repository, tag), &record).await {
+            self.not_recorded(origin, &error);
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Where a repository's content comes from.
+
+use crate::config::FreshnessRule;
+use crate::oci::RepositoryName;
+use crate::telemetry::metrics::RuleMetrics;
+use crate::upstream::{Upstream, UpstreamError};
+
+/// A repository, its upstream, and what its rule says of freshness.
+#[derive(Clone)]
+pub struct Origin {
+    /// The canonical name here.
+    pub repository: RepositoryName,
+    /// The name there.
+    pub remote: RepositoryName,
+    /// Identifier of upstream and credential: records made through another one do not count.
+    pub source: String,
+    /// `None` when the rule is gone and only what is cached can be served.
+    pub upstream: Option<Upstream>,
+    /// How long tags are fresh.
+    pub freshness: FreshnessRule,
+    /// Where requests are counted.
+    pub metrics: RuleMetrics,
+}
+
+impl Origin {
+    /// The upstream.
+    ///
+    /// # Errors
+    /// When no rule reaches it any more.
+    pub fn reach(&self) -> Result<&Upstream, UpstreamError> {
+        self.upstream
+            .as_ref()
+            .ok_or_else(|| UpstreamError::NotFound { detail: "no rule reaches the upstream of this repository any more".to_owned() })
+    }
+}

@@ -1,0 +1,79 @@
+//! Which blobs a repository may serve.
+//!
+//! A blob is served through a repository only if the repository's upstream, with the credential of
+//! its rule, has it: otherwise whoever knows a digest could read through a public repository what
+//! came from a private one. Two records say so. A *link* (`images/<name>/_blobs`) is written when a
+//! cached manifest refers to the blob; a *source's word* (`sources/<source>`) when that upstream
+//! served or confirmed it. Together they allow it; one alone means a HEAD upstream.
+
+use std::sync::Arc;
+
+use super::{Cache, CacheError, Origin};
+use crate::oci::Digest;
+use crate::storage::{BlobLinkRecord, RecordKey, SourceBlobRecord};
+
+/// What is known of a repository's right to a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It may be served.
+    Vouched,
+    /// A cached manifest refers to it. The size is the descriptor's.
+    Linked {
+        /// Length of the blob.
+        size_bytes: Option<u64>,
+    },
+    /// Nothing is known.
+    Unknown,
+}
+
+impl Cache {
+    /// What is known of `origin`'s right to a blob.
+    pub(super) async fn standing(&self, origin: &Origin, digest: &Digest) -> Result<Standing, CacheError> {
+        let key = (origin.repository.clone(), *digest);
+        if self.memory.vouched.get(&key).is_some_and(|source| *source == *origin.source) {
+            return Ok(Standing::Vouched);
+        }
+        let Some(size_bytes) = self.link(origin, digest).await? else { return Ok(Standing::Unknown) };
+        if self.store.records.read(&RecordKey::source_blob(&origin.source, digest)).await?.is_some() {
+            self.memory.vouched.insert(key, origin.source.as_str().into());
+            return Ok(Standing::Vouched);
+        }
+        Ok(Standing::Linked { size_bytes })
+    }
+
+    /// The repository's link to a blob, made through the same source: the size it states.
+    pub(super) async fn link(&self, origin: &Origin, digest: &Digest) -> Result<Option<Option<u64>>, CacheError> {
+        let key = (origin.repository.clone(), *digest);
+        if let Some((source, size_bytes)) = self.memory.links.get(&key) {
+            return Ok((*source == *origin.source).then_some(size_bytes));
+        }
+        let Some(link) = self.store.records.read(&RecordKey::blob_link(&origin.repository, digest)).await? else { return Ok(None) };
+        self.memory.links.insert(key, (link.source.as_str().into(), link.size_bytes));
+        Ok((link.source == origin.source).then_some(link.size_bytes))
+    }
+
+    /// Notes that a cached manifest refers to a blob.
+    pub(super) fn remember_link(&self, origin: &Origin, digest: Digest, size_bytes: Option<u64>) {
+        let source: Arc<str> = origin.source.as_str().into();
+        self.memory.links.insert((origin.repository.clone(), digest), (source, size_bytes));
+    }
+
+    /// Notes, for good, that upstream has the blob in this repository.
+    pub(super) async fn vouch(&self, origin: &Origin, digest: Digest, size_bytes: Option<u64>) {
+        self.remember_link(origin, digest, size_bytes);
+        self.memory.vouched.insert((origin.repository.clone(), digest), origin.source.as_str().into());
+        let link = BlobLinkRecord { source: origin.source.clone(), size_bytes };
+        let word = SourceBlobRecord { vouched_at: self.now_seconds() };
+        let (link_key, word_key) = (RecordKey::blob_link(&origin.repository, &digest), RecordKey::source_blob(&origin.source, &digest));
+        let written = futures::future::try_join(self.store.records.write(&link_key, &link), self.store.records.write(&word_key, &word));
+        if let Err(error) = written.await {
+            self.not_recorded(origin, &error);
+        }
+    }
+
+    /// A record could not be written: the content is served all the same, and fetched again later.
+    pub(super) fn not_recorded(&self, origin: &Origin, error: &crate::storage::StorageError) {
+        origin.metrics.all().storage_failed(error.operation());
+        tracing::warn!(repository = %origin.repository, %error, "a record was not kept; it will be fetched from upstream again");
+    }
+}

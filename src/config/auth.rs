@@ -1,0 +1,70 @@
+//! Who may pull.
+
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+
+use super::problems::Problems;
+use super::raw::{RawAnonymous, RawAuth};
+use super::shapes::{List, TextOr};
+
+/// Who may pull.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Auth {
+    /// Who may pull without credentials; `None` is nobody. Default: everybody, or nobody once there are users.
+    pub anonymous: Option<AnonymousPull>,
+    /// A htpasswd file with bcrypt hashes. Default: none.
+    pub users: Option<PathBuf>,
+}
+
+/// Pulls without credentials.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AnonymousPull {
+    /// Networks they may come from; empty is everywhere.
+    pub cidrs: Vec<IpNet>,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self { anonymous: Some(AnonymousPull::default()), users: None }
+    }
+}
+
+pub(super) fn validate(raw: Option<RawAuth>, directory: &Path, problems: &mut Problems) -> Auth {
+    let raw = raw.unwrap_or_default();
+    let users = raw.users.map(|users| directory.join(users.0));
+    if let Some(users) = &users {
+        problems.check_readable("auth.users", users);
+    }
+    let anonymous = match raw.anonymous {
+        None => users.is_none().then(AnonymousPull::default),
+        Some(TextOr::Text(text)) if text == "none" => None,
+        Some(TextOr::Text(text)) => {
+            problems.add("auth.anonymous", format!("`{text}` means nothing here"), "none, or {pull: true, cidrs: [10.0.0.0/8]}");
+            None
+        }
+        Some(TextOr::Mapping(raw)) => validate_anonymous(raw, problems),
+    };
+    Auth { anonymous, users }
+}
+
+fn validate_anonymous(raw: RawAnonymous, problems: &mut Problems) -> Option<AnonymousPull> {
+    let names_none = raw.cidrs.as_ref().is_some_and(List::is_empty);
+    let mut cidrs = Vec::new();
+    for (path, cidr) in raw.cidrs.into_iter().flat_map(|cidrs| cidrs.entries("auth.anonymous.cidrs")) {
+        match parse_cidr(&cidr.0) {
+            Some(cidr) => cidrs.push(cidr),
+            None => problems.add(path, format!("`{}` is no network", cidr.0), "such as 10.0.0.0/8, fd00::/8, or one address"),
+        }
+    }
+    if names_none {
+        // No list means everywhere; an empty one must not.
+        problems.add("auth.anonymous.cidrs", "names no network", "leave the key out for everybody, or write `anonymous: none`");
+    }
+    raw.pull.unwrap_or(true).then_some(AnonymousPull { cidrs })
+}
+
+/// A network, or one address as the network of itself.
+fn parse_cidr(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from))
+}

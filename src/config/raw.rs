@@ -1,0 +1,165 @@
+//! The file as written: shapes only, every key optional, so that one wrong key can be taken out and
+//! the rest still be checked. The documentation of the keys is here, as it goes into the schema.
+//!
+//! Unknown keys are found by `read`, all at once; `deny_unknown_fields` is said to the schema only.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::limits::RawLimits;
+use super::shapes::{List, Text, TextOr};
+
+/// The configuration of headpond. Every key may be left out.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(title = "headpond", deny_unknown_fields)]
+#[serde(default)]
+pub(super) struct RawConfig {
+    /// Where clients connect: an address, a mapping, or a list of either. Default: 127.0.0.1:5000.
+    pub(super) listen: Option<List<TextOr<RawListen>>>,
+    /// Where operators connect: health and metrics.
+    pub(super) admin: Option<RawAdmin>,
+    /// Where content is kept.
+    pub(super) storage: Option<RawStorage>,
+    /// Who may pull.
+    pub(super) auth: Option<RawAuth>,
+    /// The pull-through cache rules; they replace the default ones.
+    pub(super) rules: Option<List<RawRule>>,
+    /// Log lines, on stderr.
+    pub(super) log: Option<RawLog>,
+    /// Limits and waits.
+    pub(super) limits: Option<RawLimits>,
+}
+
+/// One address that clients connect to.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(rename = "Listen", deny_unknown_fields)]
+#[serde(default)]
+pub(super) struct RawListen {
+    /// IP address and port, such as 0.0.0.0:5000 or [::]:5000.
+    pub(super) address: Option<Text>,
+    /// Serve TLS. Without it, plain HTTP.
+    pub(super) tls: Option<RawTls>,
+    /// Expect a PROXY protocol v2 header on every connection. Default: false.
+    pub(super) proxy_protocol: Option<bool>,
+}
+
+/// The files of a TLS listener, in PEM; read again on SIGHUP.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(rename = "Tls", deny_unknown_fields)]
+#[serde(default)]
+pub(super) struct RawTls {
+    /// The certificate chain, the server's own first.
+    pub(super) certificate: Option<Text>,
+    /// The private key.
+    pub(super) key: Option<Text>,
+    /// Only clients with a certificate of one of these authorities may connect.
+    pub(super) client_ca: Option<Text>,
+}
+
+/// The admin port.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(rename = "Admin", deny_unknown_fields)]
+#[serde(default)]
+pub(super) struct RawAdmin {
+    /// IP address and port. Default: 127.0.0.1:5001.
+    pub(super) address: Option<Text>,
+}
+
+/// The store.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(rename = "Storage", deny_unknown_fields)]
+#[serde(default)]
+pub(super) struct RawStorage {
+    /// A directory, made if missing. Default: ./headpond-data in the working directory.
+    pub(super) path: Option<Text>,
+}
+
+/// Who may pull.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(rename = "Auth", deny_unknown_fields)]
+#[serde(default)]
+pub(super) struct RawAuth {
+    /// Pulls without credentials: `none`, or a mapping. Default: everybody, but none once there are users.
+    pub(super) anonymous: Option<TextOr<RawAnonymous>>,
+    /// A htpasswd file with bcrypt hashes, as `headpond hash-password` prints them; read again on SIGHUP.
+    pub(super) users: Option<Text>,
+}
+
+/// Pulls without credentials.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(rename = "Anonymous", deny_unknown_fields)]
+#[serde(default)]
+pub(super) struct RawAnonymous {
+    /// Whether they are served. Default: true.
+    pub(super) pull: Option<bool>,
+    /// Networks that they may come from, such as 10.0.0.0/8. Default: all.
+    pub(super) cidrs: Option<List<Text>>,
+}
+
+/// A pull-through cache rule: names that start with the prefix are pulled from the upstream.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(rename = "Rule", deny_unknown_fields)]
+#[serde(default)]
+pub(super) struct RawRule {
+    /// 2 to 30 characters, such as docker-hub or team/docker; or ROOT, for names that no other rule takes.
+    pub(super) prefix: Option<Text>,
+    /// host[:port], which means https, or a URL: http://127.0.0.1:5100, https://host/base.
+    pub(super) upstream: Option<Text>,
+    /// Further hosts that this rule answers for in `?ns=`, beside the upstream's own.
+    pub(super) hosts: Option<List<Text>>,
+    /// Where two rules answer for one host, the one to take. Default: false.
+    pub(super) mirror: Option<bool>,
+    /// What stands upstream in place of the prefix. Default: ROOT, which is nothing.
+    pub(super) upstream_prefix: Option<Text>,
+    /// Authorities, in PEM, trusted for this upstream beside those of the system.
+    pub(super) ca: Option<Text>,
+    /// Credentials for this upstream. Content fetched with them is for users only, unless `anonymous` is true.
+    pub(super) credentials: Option<TextOr<RawCredentials>>,
+    /// Further hosts whose token service may be given the credentials.
+    pub(super) realms: Option<List<Text>>,
+    /// Content fetched with the credentials may be pulled by anybody who may pull. Default: false.
+    pub(super) anonymous: Option<bool>,
+    /// Only names that match one of these patterns (without the prefix; `*` is any run of characters).
+    pub(super) allow: Option<List<Text>>,
+    /// No names that match one of these patterns; wins over `allow`.
+    pub(super) deny: Option<List<Text>>,
+    /// How long a tag is served before upstream is asked again.
+    pub(super) freshness: Option<RawFreshness>,
+}
+
+/// Credentials for an upstream.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(rename = "Credentials", deny_unknown_fields)]
+#[serde(default)]
+pub(super) struct RawCredentials {
+    /// The name; it is not a secret.
+    pub(super) username: Option<Text>,
+    /// A reference: env:NAME or file:PATH. A password written here is refused.
+    pub(super) password: Option<Text>,
+}
+
+/// How long a tag is served before upstream is asked again.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(rename = "Freshness", deny_unknown_fields)]
+#[serde(default)]
+pub(super) struct RawFreshness {
+    /// For every tag that no pattern names. Default: 24h.
+    pub(super) default: Option<Text>,
+    /// By pattern, such as `latest: 15m` or `"*-nightly": 1h`; the most exact one that matches counts.
+    pub(super) tags: Option<BTreeMap<String, Option<Text>>>,
+    /// Past this, a tag that upstream did not confirm is no longer served. Default: never.
+    pub(super) max_stale: Option<Text>,
+}
+
+/// Log lines.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(rename = "Log", deny_unknown_fields)]
+#[serde(default)]
+pub(super) struct RawLog {
+    /// error, warn, info, debug, trace, or by module: `info,headpond::upstream=debug`. Default: info.
+    pub(super) level: Option<Text>,
+    /// text or json. Default: text.
+    pub(super) format: Option<Text>,
+}

@@ -1,0 +1,184 @@
+//! Pull-through cache rules.
+
+use std::path::{Path, PathBuf};
+
+use super::credentials::{self, Credentials};
+use super::default_rules::default_rules;
+use super::freshness::{self, FreshnessRule};
+use super::pattern::Pattern;
+use super::prefix::Prefix;
+use super::problems::Problems;
+use super::raw::RawRule;
+use super::shapes::{List, Text};
+use super::upstream_address::{self, UpstreamAddress};
+
+/// Most rules in one file. Each has a client, a circuit and metrics of its own.
+const MAX_RULES: usize = 1000;
+
+/// Names that start with `prefix` are pulled from `upstream`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Unique among the rules.
+    pub prefix: Prefix,
+    /// Where the registry is.
+    pub upstream: UpstreamAddress,
+    /// Further hosts this rule answers for in `?ns=`, in lower case, `host[:port]`. Default: none.
+    pub hosts: Vec<String>,
+    /// Where two rules answer for one host, whether this is the one. Default: false.
+    pub mirror: bool,
+    /// What stands upstream in place of the prefix. Default: [`Prefix::Root`], nothing.
+    pub upstream_prefix: Prefix,
+    /// Authorities in PEM, trusted beside the system's. Default: none.
+    pub ca: Option<PathBuf>,
+    /// Default: none, the upstream is asked anonymously.
+    pub credentials: Option<Credentials>,
+    /// Further hosts whose token service may be given the credentials, `host[:port]`. Default: none.
+    pub realms: Vec<String>,
+    /// Whether what is fetched with the credentials may be pulled by anybody who may pull. Default: false.
+    pub anonymous: bool,
+    /// Names (without the prefix) that may be pulled; empty is all. Default: empty.
+    pub allow: Vec<Pattern>,
+    /// Names that may not; wins over `allow`. Default: empty.
+    pub deny: Vec<Pattern>,
+    /// How long tags are fresh.
+    pub freshness: FreshnessRule,
+}
+
+impl Rule {
+    /// A rule with nothing but a prefix and an upstream.
+    #[must_use]
+    pub fn new(prefix: Prefix, upstream: UpstreamAddress) -> Self {
+        Self {
+            prefix,
+            upstream,
+            hosts: Vec::new(),
+            mirror: false,
+            upstream_prefix: Prefix::Root,
+            ca: None,
+            credentials: None,
+            realms: Vec::new(),
+            anonymous: false,
+            allow: Vec::new(),
+            deny: Vec::new(),
+            freshness: FreshnessRule::default(),
+        }
+    }
+}
+
+pub(super) fn validate_all(raw: Option<List<RawRule>>, directory: &Path, problems: &mut Problems) -> Vec<Rule> {
+    let Some(raw) = raw else { return default_rules() };
+    if !(1..=MAX_RULES).contains(&raw.len()) {
+        problems.add("rules", format!("must be 1 to {MAX_RULES} rules"), "leave the key out for the default rules");
+    }
+    let mut rules: Vec<Rule> = Vec::new();
+    let mut prefixes: Vec<(Prefix, String)> = Vec::new();
+    for (path, raw) in raw.entries("rules").into_iter().take(MAX_RULES) {
+        let prefix = validate_prefix(raw.prefix.as_ref(), &path, problems);
+        if let Some(prefix) = &prefix {
+            match prefixes.iter().find(|(earlier, _)| earlier == prefix) {
+                Some((_, earlier)) => problems.add(
+                    format!("{path}.prefix"),
+                    format!("`{prefix}` is the prefix of {earlier} already"),
+                    "give each rule a prefix of its own",
+                ),
+                None => prefixes.push((prefix.clone(), path.clone())),
+            }
+        }
+        rules.extend(validate(raw, prefix, &path, directory, problems));
+    }
+    rules
+}
+
+fn validate(raw: RawRule, prefix: Option<Prefix>, path: &str, directory: &Path, problems: &mut Problems) -> Option<Rule> {
+    let upstream = validate_upstream(raw.upstream.as_ref(), path, problems);
+    let upstream_prefix = validate_upstream_prefix(raw.upstream_prefix.as_ref(), prefix.as_ref(), path, problems);
+    let ca = raw.ca.map(|ca| directory.join(ca.0));
+    if let Some(ca) = &ca {
+        problems.check_readable(&format!("{path}.ca"), ca);
+    }
+    let credentials = raw.credentials.and_then(|raw| credentials::validate(raw, &format!("{path}.credentials"), directory, problems));
+    let hosts = validate_hosts(raw.hosts, &format!("{path}.hosts"), problems);
+    let realms = validate_hosts(raw.realms, &format!("{path}.realms"), problems);
+    let allow = validate_patterns(raw.allow, &format!("{path}.allow"), problems);
+    let deny = validate_patterns(raw.deny, &format!("{path}.deny"), problems);
+    let freshness = freshness::validate(raw.freshness.unwrap_or_default(), &format!("{path}.freshness"), problems);
+    Some(Rule {
+        prefix: prefix?,
+        upstream: upstream?,
+        hosts,
+        mirror: raw.mirror.unwrap_or(false),
+        upstream_prefix,
+        ca,
+        credentials,
+        realms,
+        anonymous: raw.anonymous.unwrap_or(false),
+        allow,
+        deny,
+        freshness,
+    })
+}
+
+const PREFIX_HINT: &str = "2 to 30 characters: lower-case letters and digits, joined by '.', '_', '-' or '/'; or ROOT";
+
+fn validate_prefix(raw: Option<&Text>, path: &str, problems: &mut Problems) -> Option<Prefix> {
+    let path = format!("{path}.prefix");
+    let Some(Text(text)) = raw else {
+        problems.add(path, "is missing", PREFIX_HINT);
+        return None;
+    };
+    let prefix = Prefix::parse(text);
+    if prefix.is_none() {
+        problems.add(path, format!("`{text}` is no prefix"), PREFIX_HINT);
+    }
+    prefix
+}
+
+fn validate_upstream_prefix(raw: Option<&Text>, prefix: Option<&Prefix>, path: &str, problems: &mut Problems) -> Prefix {
+    let path = format!("{path}.upstream_prefix");
+    let Some(Text(text)) = raw else { return Prefix::Root };
+    let parsed = Prefix::parse(text);
+    match &parsed {
+        None => problems.add(path, format!("`{text}` is no prefix"), PREFIX_HINT),
+        Some(Prefix::Name(_)) if prefix == Some(&Prefix::Root) => {
+            problems.add(path, "cannot be set where the prefix is ROOT", "leave it out: names go upstream as they are");
+        }
+        Some(_) => {}
+    }
+    parsed.unwrap_or(Prefix::Root)
+}
+
+fn validate_upstream(raw: Option<&Text>, path: &str, problems: &mut Problems) -> Option<UpstreamAddress> {
+    const HINT: &str = "host[:port] for https, or a URL without user and query: http://127.0.0.1:5100, https://host/base";
+    let path = format!("{path}.upstream");
+    let Some(Text(text)) = raw else {
+        problems.add(path, "is missing", HINT);
+        return None;
+    };
+    UpstreamAddress::parse(text).map_err(|error| problems.add(path, error.to_string(), HINT)).ok()
+}
+
+fn validate_hosts(raw: Option<List<Text>>, path: &str, problems: &mut Problems) -> Vec<String> {
+    let mut hosts = Vec::new();
+    for (path, Text(text)) in raw.into_iter().flat_map(|raw| raw.entries(path)) {
+        match upstream_address::parse_authority(&text) {
+            Some((host, port)) => hosts.push(port.map_or_else(|| host.clone(), |port| format!("{host}:{port}"))),
+            None => problems.add(path, format!("`{text}` is no host"), "host or host:port, such as docker.io"),
+        }
+    }
+    hosts
+}
+
+fn validate_patterns(raw: Option<List<Text>>, path: &str, problems: &mut Problems) -> Vec<Pattern> {
+    let names_none = raw.as_ref().is_some_and(List::is_empty);
+    let mut patterns = Vec::new();
+    for (path, Text(text)) in raw.into_iter().flat_map(|raw| raw.entries(path)) {
+        match Pattern::parse(&text) {
+            Some(pattern) => patterns.push(pattern),
+            None => problems.add(path, format!("`{text}` is no pattern"), "a name, with `*` for any run of characters, such as library/*"),
+        }
+    }
+    if names_none {
+        problems.add(path, "names no pattern", "leave the key out, or name at least one");
+    }
+    patterns
+}

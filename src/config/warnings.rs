@@ -1,0 +1,55 @@
+//! What is allowed but probably not meant.
+
+use super::upstream_address::Scheme;
+use super::{Config, Listen, Problem, Rule};
+
+pub(super) fn warnings(config: &Config) -> Vec<Problem> {
+    let mut found = Vec::new();
+    let mut warn = |path: String, what: &str, hint: &str| found.push(Problem { path, what: what.to_owned(), hint: Some(hint.to_owned()) });
+    if config.auth.anonymous.is_none() && config.auth.users.is_none() {
+        warn("auth".to_owned(), "nobody can pull: no anonymous pull and no users", "set auth.users, or remove `anonymous: none`");
+    }
+    for (index, listen) in config.listen.iter().enumerate() {
+        warn_of_listener(config, index, listen, &mut warn);
+    }
+    for (index, rule) in config.rules.iter().enumerate() {
+        warn_of_rule(config, index, rule, &mut warn);
+    }
+    found
+}
+
+fn warn_of_listener(config: &Config, index: usize, listen: &Listen, warn: &mut impl FnMut(String, &str, &str)) {
+    if listen.address.ip().is_loopback() {
+        return;
+    }
+    let path = format!("listen[{index}]");
+    if listen.tls.is_none() && config.auth.users.is_some() {
+        warn(path.clone(), "passwords cross the network unencrypted", "add `tls`, or let only a TLS-terminating proxy reach it");
+    }
+    let open_to_all = config.auth.anonymous.as_ref().is_some_and(|anonymous| anonymous.cidrs.is_empty());
+    if open_to_all && listen.tls.as_ref().is_none_or(|tls| tls.client_ca.is_none()) {
+        warn(path, "everybody who can reach it may pull", "narrow auth.anonymous.cidrs, or set auth.users");
+    }
+}
+
+fn warn_of_rule(config: &Config, index: usize, rule: &Rule, warn: &mut impl FnMut(String, &str, &str)) {
+    if rule.credentials.is_none() {
+        return;
+    }
+    if !rule.anonymous {
+        let (what, hint) = match config.auth.users {
+            None => (
+                "nobody can pull through it: its content is for users, and there are none",
+                "set auth.users, or `anonymous: true` if everybody may have what these credentials can see",
+            ),
+            Some(_) => (
+                "only users can pull through it, as its credentials may see private images",
+                "set `anonymous: true` if everybody may have what these credentials can see",
+            ),
+        };
+        warn(format!("rules[{index}]"), what, hint);
+    }
+    if rule.upstream.scheme == Scheme::Http {
+        warn(format!("rules[{index}].upstream"), "the credentials are sent unencrypted", "use https");
+    }
+}

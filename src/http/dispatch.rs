@@ -1,0 +1,167 @@
+//! A request, from its first line to its answer.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use arc_swap::ArcSwap;
+use axum::body::Body;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, Method, Request, Response};
+use hyper::body::Incoming;
+
+use super::delivery::Deliveries;
+use super::error::HttpError;
+use super::error_response::error_response;
+use super::request_record::{RecordedBody, RequestRecord};
+use super::route::{self, Route};
+use super::server::ClientAddress;
+use super::v2;
+use super::v2::tags_list::parameter;
+use crate::access::{Action, Authenticator, Authorized, Authorizer};
+use crate::oci::RepositoryName;
+use crate::registry::Registry;
+use crate::rules::{RuleTable, Target};
+use crate::telemetry::metrics::Metrics;
+
+/// On every answer, as Distribution and ECR do.
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+/// The registry a mirror answers for (containerd).
+const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
+
+/// Everything that stands before the registry, replaced as a whole on reload.
+pub struct Gate {
+    /// Names to targets.
+    pub rules: RuleTable,
+    /// Who asks.
+    pub authenticator: Authenticator,
+    /// Whether they may.
+    pub authorizer: Authorizer,
+}
+
+/// The client ports' service; cheap to clone.
+#[derive(Clone)]
+pub struct Edge {
+    gate: Arc<ArcSwap<Gate>>,
+    registry: Registry,
+    deliveries: Deliveries,
+    metrics: Metrics,
+}
+
+impl Edge {
+    /// A service in front of `registry`.
+    #[must_use]
+    pub fn new(gate: Gate, registry: Registry, metrics: Metrics) -> Self {
+        Self { gate: Arc::new(ArcSwap::from_pointee(gate)), registry, deliveries: Deliveries::default(), metrics }
+    }
+
+    /// Puts another gate in place; requests under way end with the one they began with.
+    pub fn reload(&self, gate: Gate) {
+        self.gate.store(Arc::new(gate));
+    }
+
+    /// Answers a request.
+    async fn serve(self, request: Request<Incoming>) -> Response<RecordedBody> {
+        // No route reads a body; one that is sent is not waited for.
+        let (parts, _) = request.into_parts();
+        let client = parts.extensions.get::<ClientAddress>().map_or_else(String::new, |client| client.0.ip().to_string());
+        let mut record = RequestRecord::begin(self.metrics.clone(), &parts.method, parts.uri.path(), client);
+        let mut response = self.answer(&parts, &mut record).await.unwrap_or_else(|error| {
+            record.error(error.to_string());
+            error_response(&error)
+        });
+        response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+        record.follow(response)
+    }
+
+    async fn answer(&self, parts: &Parts, record: &mut RequestRecord) -> Result<Response<Body>, HttpError> {
+        let route = route::parse(&parts.method, &parts.uri)?;
+        record.route(route.kind());
+        let gate = self.gate.load_full();
+        let is_head = parts.method == Method::HEAD;
+        let headers = &parts.headers;
+        let query = parts.uri.query().unwrap_or_default();
+        let ns = parameter(query, "ns");
+        let (registry, ns) = (&self.registry, ns.as_deref());
+        let mut response = match &route {
+            Route::Base => {
+                self.authenticate(&gate, parts, record).await?;
+                v2::base::base()
+            }
+            Route::Manifest { name, reference } => {
+                let action = v2::action(v2::demand(headers));
+                let target = self.admit(&gate, parts, name, ns, action, record).await?;
+                if is_head {
+                    v2::manifest::head(registry, target, reference, headers, record).await?
+                } else {
+                    v2::manifest::get(registry, target, reference, headers, record).await?
+                }
+            }
+            Route::Blob { name, digest } => {
+                let target = self.admit(&gate, parts, name, ns, Action::Pull, record).await?;
+                if is_head {
+                    v2::blob::head(registry, target, digest, record).await?
+                } else {
+                    v2::blob::get(registry, &self.deliveries, target, digest, headers, record).await?
+                }
+            }
+            Route::TagsList { name } => {
+                let target = self.admit(&gate, parts, name, ns, Action::Pull, record).await?;
+                v2::tags_list::get(registry, target, name, query, record).await?
+            }
+        };
+        if let Some(ns) = ns.and_then(|ns| HeaderValue::from_str(ns).ok()) {
+            response.headers_mut().insert(OCI_NAMESPACE, ns);
+        }
+        Ok(response)
+    }
+
+    /// Who asks → what for, canonically → may they.
+    async fn admit(
+        &self,
+        gate: &Gate,
+        parts: &Parts,
+        name: &RepositoryName,
+        ns: Option<&str>,
+        action: Action,
+        record: &mut RequestRecord,
+    ) -> Result<Authorized<Target>, HttpError> {
+        let principal = self.authenticate(gate, parts, record).await?;
+        let target = gate.rules.resolve(name, ns)?;
+        record.target(target.repository().to_string(), target.rule_label().to_owned());
+        Ok(gate.authorizer.authorize(&principal, action, target)?)
+    }
+
+    async fn authenticate(&self, gate: &Gate, parts: &Parts, record: &mut RequestRecord) -> Result<crate::access::Principal, HttpError> {
+        let authorization = parts.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
+        let client = parts.extensions.get::<ClientAddress>().map_or(UNKNOWN_CLIENT, |client| client.0.ip());
+        let principal =
+            gate.authenticator.authenticate(authorization, client).await.inspect_err(|_| self.metrics.authenticated("refused"))?;
+        self.metrics.authenticated(if principal.is_anonymous() { "anonymous" } else { "accepted" });
+        if !principal.is_anonymous() {
+            record.principal(principal.to_string());
+        }
+        Ok(principal)
+    }
+}
+
+/// An address that no list of networks holds.
+const UNKNOWN_CLIENT: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+
+impl tower::Service<Request<Incoming>> for Edge {
+    type Response = Response<RecordedBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let edge = self.clone();
+        Box::pin(async move { Ok(edge.serve(request).await) })
+    }
+}

@@ -1,0 +1,194 @@
+//! One log line and one observation per request, when its last byte is out or its client gone.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use axum::http::{Method, Response};
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::Instant;
+
+use crate::cache::StaleReason;
+use crate::registry::{Outcome, Pulled};
+use crate::telemetry::metrics::{CacheResult, Metrics};
+
+/// What is known of a request, gathered while it is answered.
+pub(super) struct RequestRecord {
+    metrics: Metrics,
+    started: Instant,
+    method: &'static str,
+    route: &'static str,
+    path: String,
+    client: String,
+    principal: String,
+    repository: String,
+    rule: String,
+    outcome: Option<Outcome>,
+    stale: Option<StaleReason>,
+    error: Option<String>,
+}
+
+impl RequestRecord {
+    /// Begins with what the request line says.
+    pub(super) fn begin(metrics: Metrics, method: &Method, path: &str, client: String) -> Self {
+        Self {
+            metrics,
+            started: Instant::now(),
+            method: method_name(method),
+            route: "unknown",
+            path: path.to_owned(),
+            client,
+            principal: String::new(),
+            repository: String::new(),
+            rule: String::new(),
+            outcome: None,
+            stale: None,
+            error: None,
+        }
+    }
+
+    pub(super) const fn route(&mut self, route: &'static str) {
+        self.route = route;
+    }
+
+    pub(super) fn principal(&mut self, principal: String) {
+        self.principal = principal;
+    }
+
+    pub(super) fn target(&mut self, repository: String, rule: String) {
+        (self.repository, self.rule) = (repository, rule);
+    }
+
+    /// Takes the outcome out of an answer.
+    pub(super) fn outcome<T>(&mut self, pulled: Pulled<T>) -> T {
+        self.stale = pulled.stale;
+        self.outcome = Some(pulled.outcome);
+        pulled.value
+    }
+
+    pub(super) const fn stale(&self) -> Option<StaleReason> {
+        self.stale
+    }
+
+    pub(super) fn error(&mut self, error: String) {
+        self.error = Some(error);
+    }
+
+    /// Goes with the answer, to its end.
+    pub(super) fn follow(self, response: Response<Body>) -> Response<RecordedBody> {
+        let status = response.status().as_u16();
+        let ttfb = self.started.elapsed();
+        self.metrics.http_ttfb.observe(ttfb.as_secs_f64());
+        response.map(|body| RecordedBody {
+            body,
+            bytes: 0,
+            status,
+            ttfb_ms: ttfb.as_secs_f64() * 1000.0,
+            broken: None,
+            complete: false,
+            record: self,
+        })
+    }
+
+    fn end(&self, body: &Ended<'_>) {
+        let duration = self.started.elapsed();
+        self.metrics.request_answered(self.route, self.method, body.status, duration.as_secs_f64());
+        if let Some(outcome) = &self.outcome {
+            outcome.metrics.requested(outcome.kind, outcome.result);
+            outcome.metrics.sent(outcome.kind, body.bytes);
+        }
+        let result = self.outcome.as_ref().map_or("", |outcome| outcome.result.as_str());
+        tracing::info!(
+            method = self.method,
+            path = self.path,
+            route = self.route,
+            repository = self.repository,
+            rule = self.rule,
+            result,
+            stale = self.stale.map_or("", StaleReason::as_str),
+            status = body.status,
+            sent_bytes = body.bytes,
+            ttfb_ms = body.ttfb_ms,
+            duration_ms = duration.as_secs_f64() * 1000.0,
+            client = self.client,
+            user = self.principal,
+            error = body.error.or(self.error.as_deref()).unwrap_or_default(),
+            "request"
+        );
+    }
+}
+
+/// How a body ended.
+struct Ended<'a> {
+    status: u16,
+    bytes: u64,
+    ttfb_ms: f64,
+    error: Option<&'a str>,
+}
+
+/// Methods as labels: a closed set.
+fn method_name(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "other",
+    }
+}
+
+/// An answer's body, counted.
+pub struct RecordedBody {
+    body: Body,
+    bytes: u64,
+    status: u16,
+    ttfb_ms: f64,
+    broken: Option<String>,
+    complete: bool,
+    record: RequestRecord,
+}
+
+impl HttpBody for RecordedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = self.get_mut();
+        let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(context));
+        match &frame {
+            Some(Ok(frame)) => this.bytes += frame.data_ref().map_or(0, Bytes::len) as u64,
+            Some(Err(error)) => this.broken = Some(error.to_string()),
+            None => this.complete = true,
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for RecordedBody {
+    fn drop(&mut self) {
+        let left_early = || (!self.complete && !self.body.is_end_stream() && self.record.method == "GET").then_some("the client left");
+        let error = self.broken.as_deref().or_else(left_early);
+        self.record.end(&Ended { status: self.status, bytes: self.bytes, ttfb_ms: self.ttfb_ms, error });
+    }
+}
+
+impl RequestRecord {
+    /// A body turned out to be streamed past the store.
+    pub(super) const fn bypassed(&mut self) {
+        if let Some(outcome) = &mut self.outcome {
+            outcome.result = CacheResult::Bypass;
+        }
+    }
+}

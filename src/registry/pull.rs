@@ -1,0 +1,123 @@
+//! Pulling manifests and blobs.
+
+use std::sync::Arc;
+
+use super::{Registry, RegistryError};
+use crate::access::Authorized;
+use crate::cache::{BlobAnswer, CacheError, CachedManifest, Demand, ManifestHeader, Origin, Served, StaleReason};
+use crate::oci::{Digest, RangeRequest, Reference};
+use crate::rules::Target;
+use crate::telemetry::metrics::{CacheKind, CacheResult, RuleMetrics};
+
+/// How a request went, for the log line and the counters that end it.
+#[derive(Clone)]
+pub struct Outcome {
+    /// What was asked for.
+    pub kind: CacheKind,
+    /// What the cache did.
+    pub result: CacheResult,
+    /// Where it is counted.
+    pub metrics: RuleMetrics,
+}
+
+/// An answer and how it came about.
+pub struct Pulled<T> {
+    /// The answer.
+    pub value: T,
+    /// How it came about.
+    pub outcome: Outcome,
+    /// Why it may be out of date, if it may.
+    pub stale: Option<StaleReason>,
+}
+
+impl Registry {
+    /// A manifest.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub async fn pull_manifest(
+        &self,
+        target: Authorized<Target>,
+        reference: &Reference,
+        demand: Demand,
+    ) -> Result<Pulled<Arc<CachedManifest>>, RegistryError> {
+        let origin = self.origin(target).await?;
+        let served = match reference {
+            Reference::Tag(tag) => self.cache.manifest_by_tag(&origin, tag, demand).await,
+            Reference::Digest(digest) => self.cache.manifest_by_digest(&origin, digest).await,
+        };
+        pulled(&origin, manifest_kind(reference), served)
+    }
+
+    /// What HEAD tells of a manifest.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub async fn head_manifest(
+        &self,
+        target: Authorized<Target>,
+        reference: &Reference,
+        demand: Demand,
+    ) -> Result<Pulled<ManifestHeader>, RegistryError> {
+        let origin = self.origin(target).await?;
+        let served = match reference {
+            Reference::Tag(tag) => self.cache.manifest_head_by_tag(&origin, tag, demand).await,
+            Reference::Digest(digest) => self.cache.manifest_head_by_digest(&origin, digest).await,
+        };
+        pulled(&origin, manifest_kind(reference), served)
+    }
+
+    /// A blob, or a range of it.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub async fn pull_blob(
+        &self,
+        target: Authorized<Target>,
+        digest: &Digest,
+        range: Option<RangeRequest>,
+    ) -> Result<Pulled<BlobAnswer>, RegistryError> {
+        let origin = self.origin(target).await?;
+        let answer = self.cache.blob(&origin, digest, range).await;
+        pulled(&origin, CacheKind::Blob, answer.map(served_blob))
+    }
+
+    /// The length of a blob.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub async fn head_blob(&self, target: Authorized<Target>, digest: &Digest) -> Result<Pulled<BlobAnswer>, RegistryError> {
+        let origin = self.origin(target).await?;
+        let answer = self.cache.blob_head(&origin, digest).await;
+        pulled(&origin, CacheKind::Blob, answer.map(served_blob))
+    }
+}
+
+const fn manifest_kind(reference: &Reference) -> CacheKind {
+    match reference {
+        Reference::Tag(_) => CacheKind::Tag,
+        Reference::Digest(_) => CacheKind::Manifest,
+    }
+}
+
+fn served_blob(answer: BlobAnswer) -> Served<BlobAnswer> {
+    Served { result: answer.result, value: answer, stale: None }
+}
+
+/// Puts an answer, or its failure, into the registry's words. A failure is counted here: it has no
+/// body whose end would count it.
+pub(super) fn pulled<T>(origin: &Origin, kind: CacheKind, served: Result<Served<T>, CacheError>) -> Result<Pulled<T>, RegistryError> {
+    match served {
+        Ok(served) => Ok(Pulled {
+            value: served.value,
+            outcome: Outcome { kind, result: served.result, metrics: origin.metrics.clone() },
+            stale: served.stale,
+        }),
+        Err(error) => {
+            let result = if matches!(error, CacheError::Negative) { CacheResult::Negative } else { CacheResult::Miss };
+            origin.metrics.requested(kind, result);
+            let has_credentials = origin.upstream.as_ref().is_some_and(crate::upstream::Upstream::has_credential);
+            Err(RegistryError::of(error, kind, has_credentials))
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Committed blobs: files named by their digest.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use super::{Disk, Layout, StagedBlob, StorageError};
+use crate::oci::Digest;
+
+/// A committed blob, open. It stays readable when it is evicted.
+#[derive(Clone, Debug)]
+pub struct OpenBlob {
+    /// The file.
+    pub file: Arc<File>,
+    /// Its length.
+    pub length_bytes: u64,
+}
+
+/// The blobs of one store; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct BlobFiles {
+    layout: Layout,
+    disk: Arc<dyn Disk>,
+}
+
+impl BlobFiles {
+    pub(super) fn new(layout: Layout, disk: Arc<dyn Disk>) -> Self {
+        Self { layout, disk }
+    }
+
+    /// Opens a blob. `None` if it is not there.
+    ///
+    /// Two short system calls, made on the calling thread: a hop to another one costs more than
+    /// they do, even with a cold directory now and then.
+    ///
+    /// # Errors
+    /// When the store cannot say.
+    pub fn open(&self, digest: &Digest) -> Result<Option<OpenBlob>, StorageError> {
+        let path = self.layout.blob_file(digest);
+        let opened = File::open(&path).and_then(|file| Ok((file.metadata()?.len(), file)));
+        match opened {
+            Ok((length_bytes, file)) => Ok(Some(OpenBlob { file: Arc::new(file), length_bytes })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StorageError::file("open", &path, error)),
+        }
+    }
+
+    /// Begins a blob of `length_bytes`, if the length is known. Blocks.
+    ///
+    /// # Errors
+    /// [`StorageError::NoSpace`] when there is no room for it.
+    pub fn stage(&self, length_bytes: Option<u64>) -> Result<StagedBlob, StorageError> {
+        StagedBlob::create(self.layout.clone(), Arc::clone(&self.disk), length_bytes)
+    }
+
+    /// Stores a small blob whose digest the caller has computed. Blocks.
+    ///
+    /// # Errors
+    /// As [`StagedBlob::commit`].
+    pub fn put(&self, digest: &Digest, bytes: &[u8]) -> Result<(), StorageError> {
+        let staged = self.stage(Some(bytes.len() as u64))?;
+        staged.write_at(bytes, 0)?;
+        staged.commit(digest)
+    }
+}

@@ -1,0 +1,76 @@
+//! What can go wrong in the store.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use thiserror::Error;
+
+/// An operation of the store failed. Cheap to clone: one failure is told to every follower.
+#[derive(Clone, Debug, Error)]
+pub enum StorageError {
+    /// Another process holds the store.
+    #[error("the store {} is in use by another process{holder}; stop it, or give this one a `storage.path` of its own", path.display())]
+    Locked {
+        /// The store.
+        path: PathBuf,
+        /// Which, if it said so: ` (pid 123)`.
+        holder: String,
+    },
+    /// No space, no inodes, or over quota.
+    #[error("no space left in the store to {operation} {}", path.display())]
+    NoSpace {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+    },
+    /// A file operation failed.
+    #[error("cannot {operation} {}: {source}", path.display())]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The system's answer.
+        source: Arc<io::Error>,
+    },
+    /// A record could not be read or written.
+    #[error("record {key}: {source}")]
+    Object {
+        /// Its key.
+        key: String,
+        /// The store's answer.
+        source: Arc<object_store::Error>,
+    },
+    /// A record is not of its form.
+    #[error("record {key} is not of its form: {detail}")]
+    Corrupt {
+        /// Its key.
+        key: String,
+        /// What is wrong.
+        detail: String,
+    },
+}
+
+impl StorageError {
+    /// Wraps the failure of a file operation, telling "full" from the rest.
+    pub(super) fn file(operation: &'static str, path: &Path, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                Self::NoSpace { operation, path: path.to_owned() }
+            }
+            _ => Self::File { operation, path: path.to_owned(), source: Arc::new(source) },
+        }
+    }
+
+    /// The operation, as a metric's label.
+    #[must_use]
+    pub const fn operation(&self) -> &'static str {
+        match self {
+            Self::Locked { .. } => "lock",
+            Self::NoSpace { operation, .. } | Self::File { operation, .. } => operation,
+            Self::Object { .. } | Self::Corrupt { .. } => "record",
+        }
+    }
+}

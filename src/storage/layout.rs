@@ -1,0 +1,166 @@
+//! Every path and key of the store. Nothing else builds one.
+//!
+//! ```text
+//! blobs/sha256/ab/abcdef…                    bytes
+//! staging/<uuid>                             a blob on its way in; removed at start
+//! repositories/<name, flat>                  what a repository is
+//! images/<name>/_manifests/sha256/<hex>      what is known of a manifest
+//! images/<name>/_tags/<tag>                  digest
+//! images/<name>/_validated/<tag>             when upstream last confirmed it
+//! images/<name>/_blobs/sha256/<hex>          this repository refers to this blob
+//! sources/<source>/sha256/ab/<hex>           this upstream, with this credential, has this blob
+//! headpond.lock                              held by the one process that uses the store
+//! ```
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use object_store::path::Path as Key;
+use uuid::Uuid;
+
+use super::StorageError;
+use crate::oci::{Digest, RepositoryName, Tag};
+
+/// Longest flat repository name that is kept as it is; longer ones end in their hash, because a
+/// file name holds 255 bytes and `object_store` appends to it while it writes.
+const MAX_FLAT_NAME_BYTES: usize = 200;
+/// How much of a longer name is kept in front of its hash.
+const KEPT_NAME_BYTES: usize = 120;
+
+/// The paths of one store.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    /// The layout under `root`.
+    #[must_use]
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// The store's directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Creates the directories that must exist before anything is stored.
+    pub(super) fn create(&self) -> Result<(), StorageError> {
+        for directory in [self.staging(), self.root.join("blobs"), self.images(), self.root.join("repositories")] {
+            fs::create_dir_all(&directory).map_err(|error| StorageError::file("create", &directory, error))?;
+        }
+        Ok(())
+    }
+
+    /// The file whose lock means "in use".
+    #[must_use]
+    pub fn lock_file(&self) -> PathBuf {
+        self.root.join("headpond.lock")
+    }
+
+    /// Where blobs are while they fill.
+    #[must_use]
+    pub fn staging(&self) -> PathBuf {
+        self.root.join("staging")
+    }
+
+    /// The trees that hold records.
+    #[must_use]
+    pub fn record_trees(&self) -> [PathBuf; 3] {
+        [self.images(), self.root.join("repositories"), self.root.join("sources")]
+    }
+
+    fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    /// A new staged file.
+    #[must_use]
+    pub fn staged_file(&self) -> PathBuf {
+        self.staging().join(Uuid::new_v4().simple().to_string())
+    }
+
+    /// The file of a committed blob.
+    #[must_use]
+    pub fn blob_file(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        let fan = hex.get(..2).unwrap_or_default();
+        self.root.join("blobs").join(digest.algorithm().as_str()).join(fan).join(&hex)
+    }
+}
+
+/// A repository's name in one flat level: `/` becomes `!`, which no name holds.
+fn flat(name: &RepositoryName) -> String {
+    let flat = name.as_str().replace('/', "!");
+    match flat.get(..KEPT_NAME_BYTES) {
+        Some(kept) if flat.len() > MAX_FLAT_NAME_BYTES => format!("{kept}!!{}", Digest::of(flat.as_bytes()).hex()),
+        _ => flat,
+    }
+}
+
+/// Key of a repository's record.
+pub(super) fn repository(name: &RepositoryName) -> Key {
+    Key::from_iter(["repositories", flat(name).as_str()])
+}
+
+/// Key of a manifest's record.
+pub(super) fn manifest(name: &RepositoryName, digest: &Digest) -> Key {
+    image(name, &["_manifests", digest.algorithm().as_str(), &digest.hex()])
+}
+
+/// Key of a tag.
+pub(super) fn tag(name: &RepositoryName, tag: &Tag) -> Key {
+    image(name, &["_tags", tag.as_str()])
+}
+
+/// Prefix of a repository's tags.
+pub(super) fn tags(name: &RepositoryName) -> Key {
+    image(name, &["_tags"])
+}
+
+/// Key of a tag's last validation.
+pub(super) fn validated(name: &RepositoryName, tag: &Tag) -> Key {
+    image(name, &["_validated", tag.as_str()])
+}
+
+/// Key of a repository's link to a blob.
+pub(super) fn blob_link(name: &RepositoryName, digest: &Digest) -> Key {
+    image(name, &["_blobs", digest.algorithm().as_str(), &digest.hex()])
+}
+
+/// Key of a source's word that it has a blob. `source` is a file-name-safe identifier.
+pub(super) fn source_blob(source: &str, digest: &Digest) -> Key {
+    let hex = digest.hex();
+    Key::from_iter(["sources", source, digest.algorithm().as_str(), hex.get(..2).unwrap_or_default(), hex.as_str()])
+}
+
+fn image(name: &RepositoryName, rest: &[&str]) -> Key {
+    Key::from_iter(["images"].into_iter().chain(name.as_str().split('/')).chain(rest.iter().copied()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_those_of_the_documented_layout() {
+        let name = RepositoryName::parse("docker-hub/library/nginx").unwrap();
+        let digest = Digest::of(b"");
+        let hex = digest.hex();
+        assert_eq!(repository(&name).as_ref(), "repositories/docker-hub!library!nginx");
+        assert_eq!(manifest(&name, &digest).as_ref(), format!("images/docker-hub/library/nginx/_manifests/sha256/{hex}"));
+        assert_eq!(tag(&name, &Tag::parse("1.2").unwrap()).as_ref(), "images/docker-hub/library/nginx/_tags/1.2");
+        assert_eq!(source_blob("0a1b", &digest).as_ref(), format!("sources/0a1b/sha256/e3/{hex}"));
+        assert_eq!(Layout::new(Path::new("/s")).blob_file(&digest), PathBuf::from(format!("/s/blobs/sha256/e3/{hex}")));
+    }
+
+    #[test]
+    fn long_names_fit_a_file_name_and_stay_apart() {
+        let long = |last: &str| RepositoryName::parse(&format!("{}{last}", "a/".repeat(125))).unwrap();
+        let (one, other) = (repository(&long("bcd")), repository(&long("bce")));
+        assert_ne!(one, other);
+        assert!(one.filename().unwrap().len() < 240);
+    }
+}

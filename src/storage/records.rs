@@ -1,0 +1,230 @@
+//! Records: one small JSON object each, written whole.
+//!
+//! A record of pull-through content can be lost (upstream has the truth), so none is synced; one
+//! that a loss of power tore is as good as none, and says so in the log.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures::TryStreamExt;
+use object_store::path::Path as Key;
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{StorageError, layout};
+use crate::oci::{Digest, RepositoryName, Tag};
+
+/// Seconds since 1970; 0 for times before.
+#[must_use]
+pub fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
+}
+
+/// What a repository is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RepositoryKind {
+    /// A cache of an upstream's repository.
+    PullThrough,
+}
+
+/// `repositories/<name>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepositoryRecord {
+    /// What it is; the record wins over rules made later.
+    pub kind: RepositoryKind,
+    /// Its name (the key may hold a hash of it).
+    pub name: String,
+    /// Identifier of the upstream and credential.
+    pub source: String,
+    /// The repository's name there.
+    pub upstream_repository: String,
+    /// Unix seconds.
+    pub created_at: u64,
+}
+
+/// `images/<name>/_manifests/<algorithm>/<hex>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestRecord {
+    /// As upstream sent it.
+    pub media_type: String,
+    /// Length of the manifest.
+    pub size_bytes: u64,
+    /// Identifier of the upstream and credential it came from.
+    pub source: String,
+    /// Unix seconds.
+    pub cached_at: u64,
+    /// `subject`, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Digest>,
+    /// `artifactType`, or the config's media type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
+    /// Blobs and manifests it refers to, with their sizes.
+    pub references: Vec<(Digest, u64)>,
+}
+
+/// `images/<name>/_tags/<tag>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TagRecord {
+    /// What the tag points to.
+    pub digest: Digest,
+    /// Identifier of the upstream and credential that said so.
+    pub source: String,
+    /// Unix seconds.
+    pub updated_at: u64,
+}
+
+/// `images/<name>/_validated/<tag>`: a hint, ignored unless its digest is the tag's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ValidatedRecord {
+    /// What upstream confirmed.
+    pub digest: Digest,
+    /// Unix seconds.
+    pub validated_at: u64,
+    /// Since when upstream has said that the tag is gone, in unix seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream_gone_since: Option<u64>,
+}
+
+/// `images/<name>/_blobs/<algorithm>/<hex>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobLinkRecord {
+    /// Identifier of the upstream and credential through which it was linked.
+    pub source: String,
+    /// Its length, from the descriptor or upstream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size_bytes: Option<u64>,
+}
+
+/// `sources/<source>/<algorithm>/ab/<hex>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceBlobRecord {
+    /// Unix seconds.
+    pub vouched_at: u64,
+}
+
+/// A record's key and, by its type, its form.
+#[derive(Clone, Debug)]
+pub struct RecordKey<R> {
+    key: Key,
+    form: std::marker::PhantomData<fn() -> R>,
+}
+
+impl<R> RecordKey<R> {
+    const fn new(key: Key) -> Self {
+        Self { key, form: std::marker::PhantomData }
+    }
+}
+
+impl RecordKey<RepositoryRecord> {
+    /// The record of a repository.
+    #[must_use]
+    pub fn repository(name: &RepositoryName) -> Self {
+        Self::new(layout::repository(name))
+    }
+}
+
+impl RecordKey<ManifestRecord> {
+    /// The record of a manifest in a repository.
+    #[must_use]
+    pub fn manifest(name: &RepositoryName, digest: &Digest) -> Self {
+        Self::new(layout::manifest(name, digest))
+    }
+}
+
+impl RecordKey<TagRecord> {
+    /// The record of a tag.
+    #[must_use]
+    pub fn tag(name: &RepositoryName, tag: &Tag) -> Self {
+        Self::new(layout::tag(name, tag))
+    }
+}
+
+impl RecordKey<ValidatedRecord> {
+    /// A tag's last validation.
+    #[must_use]
+    pub fn validated(name: &RepositoryName, tag: &Tag) -> Self {
+        Self::new(layout::validated(name, tag))
+    }
+}
+
+impl RecordKey<BlobLinkRecord> {
+    /// A repository's link to a blob.
+    #[must_use]
+    pub fn blob_link(name: &RepositoryName, digest: &Digest) -> Self {
+        Self::new(layout::blob_link(name, digest))
+    }
+}
+
+impl RecordKey<SourceBlobRecord> {
+    /// A source's word that it has a blob.
+    #[must_use]
+    pub fn source_blob(source: &str, digest: &Digest) -> Self {
+        Self::new(layout::source_blob(source, digest))
+    }
+}
+
+/// The records of one store; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Records {
+    store: Arc<dyn ObjectStore>,
+}
+
+impl Records {
+    /// Records in `store`.
+    #[must_use]
+    pub fn new(store: Arc<dyn ObjectStore>) -> Self {
+        Self { store }
+    }
+
+    /// Reads a record. `None` if it is not there, or not of its form (which is logged).
+    ///
+    /// # Errors
+    /// When the store cannot say.
+    pub async fn read<R: DeserializeOwned>(&self, key: &RecordKey<R>) -> Result<Option<R>, StorageError> {
+        let wrap = |source| StorageError::Object { key: key.key.to_string(), source: Arc::new(source) };
+        let bytes = match self.store.get(&key.key).await {
+            Ok(found) => found.bytes().await.map_err(wrap)?,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(wrap(error)),
+        };
+        match serde_json::from_slice(&bytes) {
+            Ok(record) => Ok(Some(record)),
+            Err(error) => {
+                tracing::warn!(key = %key.key, %error, "a record is not of its form and is ignored");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Writes a record whole, over what was there.
+    ///
+    /// # Errors
+    /// When the store cannot.
+    pub async fn write<R: Serialize>(&self, key: &RecordKey<R>, record: &R) -> Result<(), StorageError> {
+        let json =
+            serde_json::to_vec(record).map_err(|error| StorageError::Corrupt { key: key.key.to_string(), detail: error.to_string() })?;
+        let put = self.store.put(&key.key, PutPayload::from(json)).await;
+        put.map(|_| ()).map_err(|source| StorageError::Object { key: key.key.to_string(), source: Arc::new(source) })
+    }
+
+    /// The tags of a repository, sorted.
+    ///
+    /// # Errors
+    /// When the store cannot list.
+    pub async fn list_tags(&self, name: &RepositoryName) -> Result<Vec<Tag>, StorageError> {
+        let prefix = layout::tags(name);
+        let objects: Vec<_> = self
+            .store
+            .list(Some(&prefix))
+            .try_collect()
+            .await
+            .map_err(|source| StorageError::Object { key: prefix.to_string(), source: Arc::new(source) })?;
+        let mut tags: Vec<Tag> =
+            objects.iter().filter_map(|object| object.location.filename()).filter_map(|name| Tag::parse(name).ok()).collect();
+        tags.sort();
+        Ok(tags)
+    }
+}

@@ -1,0 +1,99 @@
+//! A blob on its way in: a sparse file that becomes visible in one step, or not at all.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{Disk, Layout, StorageError};
+use crate::oci::Digest;
+
+/// A staged file. Dropping it before [`StagedBlob::commit`] removes it; whoever still reads it keeps
+/// reading, because the file is only unlinked.
+#[derive(Debug)]
+pub struct StagedBlob {
+    file: Arc<File>,
+    path: PathBuf,
+    layout: Layout,
+    disk: Arc<dyn Disk>,
+    committed: bool,
+}
+
+impl StagedBlob {
+    /// Creates a staged file and reserves `length_bytes` for it, where the length is known.
+    /// A file system that cannot reserve is written without.
+    pub(super) fn create(layout: Layout, disk: Arc<dyn Disk>, length_bytes: Option<u64>) -> Result<Self, StorageError> {
+        let path = layout.staged_file();
+        let file = disk.create(&path).map_err(|error| StorageError::file("create", &path, error))?;
+        let staged = Self { file: Arc::new(file), path, layout, disk, committed: false };
+        if let Some(length_bytes) = length_bytes {
+            staged.reserve(length_bytes)?;
+        }
+        Ok(staged)
+    }
+
+    /// Reserves room for a blob whose length became known later.
+    ///
+    /// # Errors
+    /// [`StorageError::NoSpace`] when there is not as much.
+    pub fn reserve(&self, length_bytes: u64) -> Result<(), StorageError> {
+        match self.disk.reserve(&self.file, length_bytes) {
+            Err(error) if error.kind() != std::io::ErrorKind::Unsupported => Err(StorageError::file("reserve", &self.path, error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The open file, for those who follow the fill.
+    #[must_use]
+    pub fn file(&self) -> Arc<File> {
+        Arc::clone(&self.file)
+    }
+
+    /// Where the bytes are while they are staged.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes bytes at their place. Blocks.
+    ///
+    /// # Errors
+    /// [`StorageError::NoSpace`], or the system's answer.
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StorageError> {
+        self.disk.write_at(&self.file, bytes, offset).map_err(|error| StorageError::file("write", &self.path, error))
+    }
+
+    /// Makes the blob visible under `digest`, which the caller has verified: data first, then the
+    /// name, then the directory, so that after a loss of power a name never has other bytes. Blocks.
+    ///
+    /// # Errors
+    /// When any of it fails; then nothing is visible and the staged file is removed.
+    pub fn commit(mut self, digest: &Digest) -> Result<(), StorageError> {
+        let to = self.layout.blob_file(digest);
+        let parent = to.parent().unwrap_or(&to);
+        self.disk.sync_data(&self.file).map_err(|error| StorageError::file("sync", &self.path, error))?;
+        if self.disk.create_directory(parent).map_err(|error| StorageError::file("create", parent, error))? {
+            self.sync_up_to_root(parent)?;
+        }
+        self.disk.rename(&self.path, &to).map_err(|error| StorageError::file("rename", &self.path, error))?;
+        self.committed = true;
+        self.disk.sync_directory(parent).map_err(|error| StorageError::file("sync", parent, error))
+    }
+
+    /// A new directory is itself an entry that must be on the medium.
+    fn sync_up_to_root(&self, new: &Path) -> Result<(), StorageError> {
+        for directory in new.ancestors().skip(1).take_while(|directory| directory.starts_with(self.layout.root())) {
+            self.disk.sync_directory(directory).map_err(|error| StorageError::file("sync", directory, error))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for StagedBlob {
+    fn drop(&mut self) {
+        if !self.committed
+            && let Err(error) = self.disk.remove(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "a staged blob could not be removed; it will be at the next start");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! An endpoint as one rule uses it.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use super::admission::Admission;
+use super::circuit::{CircuitState, Purpose};
+use super::{Endpoint, SourceId, Unavailability, UpstreamError, address};
+use crate::telemetry::metrics::RuleMetrics;
+
+/// The upstream of one rule; cheap to clone.
+#[derive(Clone)]
+pub struct Upstream {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) metrics: Arc<RuleMetrics>,
+}
+
+impl Upstream {
+    /// An endpoint, counted in the metrics of one rule.
+    #[must_use]
+    pub fn new(endpoint: Arc<Endpoint>, metrics: RuleMetrics) -> Self {
+        let metrics = Arc::new(metrics);
+        endpoint.circuit.show_in(&metrics);
+        Self { endpoint, metrics }
+    }
+
+    /// Which upstream, and as whom.
+    #[must_use]
+    pub fn source(&self) -> &SourceId {
+        self.endpoint.source()
+    }
+
+    /// Whether it is asked with a user name and password. What it refuses then is refused to them, and
+    /// what it gives may not be for everybody.
+    #[must_use]
+    pub fn has_credential(&self) -> bool {
+        self.endpoint.settings.credential.is_some()
+    }
+
+    /// How far the upstream is relied upon at present.
+    #[must_use]
+    pub fn circuit_state(&self) -> CircuitState {
+        self.endpoint.circuit.state()
+    }
+
+    /// A revalidation takes longer than the cache waits for it: until it is answered, others are
+    /// refused at once.
+    pub fn mark_slow(&self) {
+        self.endpoint.circuit.slowed();
+    }
+
+    pub(super) fn admit(&self, purpose: Purpose) -> Result<Admission, UpstreamError> {
+        self.endpoint.circuit.admit(purpose)
+    }
+
+    /// A whole exchange, with its limit in time: drips, slow realms and slow redirects add up.
+    pub(super) async fn in_time<T>(&self, exchange: impl Future<Output = Result<T, UpstreamError>>) -> Result<T, UpstreamError> {
+        let limit = self.endpoint.settings.limits.manifest_timeout;
+        let late = || {
+            let upstream = address::host_and_port(&self.endpoint.settings.base);
+            UpstreamError::unavailable(Unavailability::Timeout, format!("{upstream} did not come to an end within {limit:?}"))
+        };
+        tokio::time::timeout(limit, exchange).await.unwrap_or_else(|_| Err(late()))
+    }
+}

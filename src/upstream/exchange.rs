@@ -1,0 +1,174 @@
+//! One question to an upstream: authorized, sent, redirected, and answered.
+
+use std::sync::Arc;
+
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, RANGE};
+use reqwest::{Method, Response, StatusCode, Url};
+
+use super::admission::Admission;
+use super::challenge::{Bearer, Challenge};
+use super::redirect::Trail;
+use super::status::{self, Asked};
+use super::token::{TokenKey, TokenRequest};
+use super::transport::Lane;
+use super::{Upstream, UpstreamError, address, realm};
+use crate::oci::RepositoryName;
+
+/// A question.
+pub(super) struct Question<'a> {
+    pub(super) method: Method,
+    pub(super) lane: Lane,
+    pub(super) repository: &'a RepositoryName,
+    pub(super) url: Url,
+    pub(super) accept: Option<&'static str>,
+    pub(super) range: Option<HeaderValue>,
+}
+
+/// An answer: the head, whatever its status, and the body to come.
+pub(super) struct Answer {
+    pub(super) response: Response,
+    pub(super) asked: Asked,
+    /// It came from the upstream's own origin.
+    is_from_home: bool,
+}
+
+impl Answer {
+    pub(super) fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    pub(super) fn headers(&self) -> &HeaderMap {
+        self.response.headers()
+    }
+}
+
+impl Upstream {
+    /// Asks. A 401 of the upstream itself is answered with the credentials it asks for, once; a 401 to
+    /// a remembered token with a fresh one, once.
+    ///
+    /// # Errors
+    /// When no answer could be had; an answer of any status is not an error here.
+    pub(super) async fn ask(&self, question: &Question<'_>, admission: &mut Admission) -> Result<Answer, UpstreamError> {
+        let remembered = self.endpoint.challenge.load_full();
+        let first = match &remembered {
+            Some(challenge) => self.authorization(challenge, question.repository, None).await.inspect_err(|error| self.doubt(error))?,
+            None => None,
+        };
+        let answer = self.follow(question, first.clone(), admission).await?;
+        if answer.status() != StatusCode::UNAUTHORIZED || !answer.is_from_home {
+            return Ok(answer);
+        }
+        let Some(challenge) = Challenge::from_headers(answer.headers()).map(Arc::new).or(remembered) else { return Ok(answer) };
+        self.endpoint.challenge.store(Some(Arc::clone(&challenge)));
+        let second = self.authorization(&challenge, question.repository, first.as_ref()).await?;
+        if second.is_none() || second == first {
+            return Ok(answer);
+        }
+        drop(answer);
+        self.follow(question, second, admission).await
+    }
+
+    /// The remembered challenge did not lead to a token: the next request asks the upstream anew.
+    fn doubt(&self, error: &UpstreamError) {
+        if matches!(error, UpstreamError::Denied { .. } | UpstreamError::Lied { .. }) {
+            self.endpoint.challenge.store(None);
+        }
+    }
+
+    /// What the challenge asks for. `None` where that is a name and password and there are none.
+    async fn authorization(
+        &self,
+        challenge: &Challenge,
+        repository: &RepositoryName,
+        rejected: Option<&HeaderValue>,
+    ) -> Result<Option<HeaderValue>, UpstreamError> {
+        match challenge {
+            Challenge::Basic => Ok(self.endpoint.basic.clone()),
+            Challenge::Bearer(bearer) => {
+                let token = self.endpoint.tokens.get(self.token_request(bearer, repository)?, rejected).await?;
+                Ok(Some(token.header))
+            }
+        }
+    }
+
+    fn token_request(&self, bearer: &Bearer, repository: &RepositoryName) -> Result<TokenRequest, UpstreamError> {
+        let endpoint = &self.endpoint;
+        realm::check(&bearer.realm, &endpoint.settings.base, &endpoint.settings.realms)?;
+        Ok(TokenRequest {
+            key: TokenKey { realm: bearer.realm.clone(), service: bearer.service.clone(), scope: bearer.scope(repository) },
+            basic: endpoint.basic.clone(),
+            transport: Arc::clone(&endpoint.transport),
+            limits: endpoint.settings.limits.clone(),
+            clock: endpoint.clock.clone(),
+            metrics: Arc::clone(&self.metrics),
+        })
+    }
+
+    /// Sends the question, and after it where redirects lead. The authorization goes to the upstream's
+    /// own origin only: once left, it is dropped for good.
+    async fn follow(
+        &self,
+        question: &Question<'_>,
+        authorization: Option<HeaderValue>,
+        admission: &mut Admission,
+    ) -> Result<Answer, UpstreamError> {
+        let mut trail = Trail::new(question.url.clone(), self.endpoint.settings.limits.max_redirects);
+        let mut headers = headers(question, authorization);
+        let mut url = question.url.clone();
+        let mut is_from_home = true;
+        loop {
+            let response = self.send(question, &url, &headers).await?;
+            if !is_redirect(response.status()) {
+                let asked = Asked { method: question.method.clone(), url };
+                return Ok(Answer { response, asked, is_from_home });
+            }
+            let next = trail.follow(&url, response.headers())?;
+            if !address::same_origin(&url, &next) {
+                headers.remove(AUTHORIZATION);
+                is_from_home = false;
+                if question.lane == Lane::Blobs {
+                    // What a content network does with a blob says nothing of the registry.
+                    admission.answered();
+                }
+            }
+            url = next;
+        }
+    }
+
+    /// One request, counted.
+    async fn send(&self, question: &Question<'_>, url: &Url, headers: &HeaderMap) -> Result<Response, UpstreamError> {
+        let began = tokio::time::Instant::now();
+        let sent = self.endpoint.transport.send(question.lane, question.method.clone(), url, headers.clone()).await;
+        let code = sent.as_ref().map_or(0, |response| response.status().as_u16());
+        let took = began.elapsed();
+        self.metrics.asked_upstream(question.method.as_str(), code, took.as_secs_f64());
+        let (method, shown) = (&question.method, address::shown(url));
+        tracing::debug!(%method, url = %shown, status = code, duration_ms = took.as_secs_f64() * 1000.0, "asked upstream: {method} {shown}");
+        sent
+    }
+
+    /// The error that an answer which is no success stands for.
+    pub(super) async fn refusal(&self, answer: Answer) -> UpstreamError {
+        let endpoint = &self.endpoint;
+        let asks_for_a_user = answer.is_from_home
+            && answer.status() == StatusCode::UNAUTHORIZED
+            && endpoint.basic.is_none()
+            && Challenge::from_headers(answer.headers()) == Some(Challenge::Basic);
+        if asks_for_a_user {
+            let detail = format!("{} asks for a user name and password, and the rule has no credentials", answer.asked.shown());
+            return UpstreamError::Denied { status: 401, detail };
+        }
+        status::refusal(answer.response, &answer.asked, &endpoint.settings.limits, endpoint.clock.now()).await
+    }
+}
+
+fn headers(question: &Question<'_>, authorization: Option<HeaderValue>) -> HeaderMap {
+    let accept = question.accept.map(|accept| (ACCEPT, HeaderValue::from_static(accept)));
+    let range = question.range.clone().map(|range| (RANGE, range));
+    let authorization = authorization.map(|authorization| (AUTHORIZATION, authorization));
+    accept.into_iter().chain(range).chain(authorization).collect()
+}
+
+fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}

@@ -1,0 +1,310 @@
+//! The configuration file: what it gives, and what is said of one that is wrong.
+
+use std::path::Path;
+use std::time::Duration;
+
+use headpond::config::{Config, ConfigProblems, LogFormat, Overrides, Prefix, Scheme};
+
+fn parse(text: &str) -> Config {
+    Config::parse(text, Path::new("/etc/headpond")).unwrap()
+}
+
+fn problems(text: &str) -> ConfigProblems {
+    Config::parse(text, Path::new("/etc/headpond")).unwrap_err()
+}
+
+/// The paths with their words, for comparing.
+fn said(text: &str) -> Vec<(String, String)> {
+    problems(text).problems.into_iter().map(|problem| (problem.path, problem.what)).collect()
+}
+
+fn paths(text: &str) -> Vec<String> {
+    said(text).into_iter().map(|(path, _)| path).collect()
+}
+
+#[test]
+fn no_configuration_is_the_documented_one() {
+    let config = Config::load(None, &Overrides::default()).unwrap();
+    assert_eq!(config, Config::default());
+    assert_eq!(config.listen[0].address.to_string(), "127.0.0.1:5000");
+    assert_eq!(config.admin.address.to_string(), "127.0.0.1:5001");
+    assert_eq!(config.storage.path, Path::new("./headpond-data"));
+    assert!(config.auth.anonymous.is_some_and(|anonymous| anonymous.cidrs.is_empty()));
+    assert_eq!(config.rules.len(), 8);
+}
+
+#[test]
+fn file_with_only_rules_is_whole_and_replaces_the_default_ones() {
+    let config = parse("rules: [{prefix: docker-hub/, upstream: docker.io}]");
+    assert_eq!(config.rules.len(), 1);
+    assert_eq!(config.rules[0].prefix, Prefix::Name("docker-hub".to_owned()));
+    assert_eq!(config.rules[0].upstream.host, "registry-1.docker.io");
+    assert_eq!(config.listen, Config::default().listen);
+}
+
+#[test]
+fn every_key_reaches_the_configuration() {
+    let directory = tempfile::tempdir().unwrap();
+    for file in ["tls.crt", "tls.key", "ca.crt", "users.htpasswd", "upstream-ca.crt"] {
+        std::fs::write(directory.path().join(file), "").unwrap();
+    }
+    std::fs::write(directory.path().join("password"), "hunter2\n").unwrap();
+    let text = r#"
+listen:
+  - 127.0.0.1:5000
+  - {address: "[::1]:5443", tls: {certificate: tls.crt, key: tls.key, client_ca: ca.crt}, proxy_protocol: true}
+admin: {address: 127.0.0.1:6001}
+storage: {path: data}
+auth: {anonymous: {pull: true, cidrs: [10.0.0.0/8, 192.0.2.1]}, users: users.htpasswd}
+log: {level: "info,headpond::cache=debug", format: json}
+limits: {stall_timeout: 500ms, memory_cache: 1GiB, max_fills: 7, shutdown_delay: 0}
+rules:
+  - prefix: team/hub
+    upstream: http://127.0.0.1:5100/base
+    upstream_prefix: mirror
+    hosts: [Docker.io, "index.docker.io:443"]
+    mirror: true
+    ca: upstream-ca.crt
+    credentials: {username: someone, password: "file:password"}
+    realms: auth.example.com
+    anonymous: true
+    allow: ["library/*"]
+    deny: "library/evil"
+    freshness: {default: 1h, tags: {"*": 2h, latest: 15m, "nightly-*": 1m}, max_stale: 30d}
+"#;
+    let config = Config::parse(text, directory.path()).unwrap();
+    let tls = config.listen[1].tls.as_ref().unwrap();
+    assert_eq!(tls.client_ca.as_deref(), Some(directory.path().join("ca.crt").as_path()));
+    assert!(config.listen[1].proxy_protocol && !config.listen[0].proxy_protocol);
+    assert_eq!(config.admin.address.port(), 6001);
+    assert_eq!(config.storage.path, directory.path().join("data"));
+    assert_eq!(
+        config.auth.anonymous.as_ref().unwrap().cidrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["10.0.0.0/8", "192.0.2.1/32"]
+    );
+    assert_eq!(config.log.format, LogFormat::Json);
+    assert_eq!(
+        (config.limits.stall_timeout, config.limits.memory_cache, config.limits.max_fills),
+        (Duration::from_millis(500), 1 << 30, 7)
+    );
+    let rule = &config.rules[0];
+    assert_eq!((rule.upstream.scheme, rule.upstream.port, rule.upstream.base_path.as_str()), (Scheme::Http, Some(5100), "/base"));
+    assert_eq!(rule.hosts, ["docker.io", "index.docker.io:443"]);
+    assert_eq!(rule.realms, ["auth.example.com"]);
+    assert_eq!(rule.credentials.as_ref().unwrap().password.expose(), "hunter2");
+    assert_eq!(rule.freshness.window("latest"), Duration::from_secs(15 * 60));
+    assert_eq!(rule.freshness.window("nightly-1"), Duration::from_secs(60));
+    assert_eq!(rule.freshness.window("1.2"), Duration::from_secs(2 * 60 * 60));
+    assert_eq!(rule.deny[0].as_str(), "library/evil");
+    assert!(!format!("{config:?}").contains("hunter2"), "a secret in Debug");
+}
+
+#[test]
+fn every_problem_is_reported_at_once_with_its_path() {
+    let text = r"
+listen: [127.0.0.1:5000, {address: nowhere, tls: {certificate: /nonexistent.crt}}, {tls: 5}]
+admin: {adress: 127.0.0.1:5001}
+storage: {max_size: 200GiB, path: [1]}
+auth: {anonymous: maybe, users: /nonexistent.htpasswd, token_key: x}
+log: {level: loud, format: xml}
+limits: {stall_timeout: 10, max_fills: 0, memory_cache: big, max_header_bytes: 1MiB, max_header_byte: 1}
+rules:
+  - {prefix: a, upstream: 'https://user:hunter2@host'}
+  - 5
+  - {prefix: quay, upstream: quay.io, mirrors: [x], credentials: {username: u, password: hunter2}}
+  - {prefix: quay/, upstream: quay.io, freshness: {default: soon, tags: {'a b': 1h}}}
+  - {prefix: ROOT, upstream: quay.io, upstream_prefix: x1, hosts: ['a b'], allow: ['[x]'], credentials: ecr}
+cluster: {peers: x}
+";
+    let found = problems(text);
+    let mut paths: Vec<&str> = found.problems.iter().map(|problem| problem.path.as_str()).collect();
+    paths.sort_unstable();
+    assert_eq!(
+        paths,
+        [
+            "admin.adress",
+            "auth.anonymous",
+            "auth.token_key",
+            "auth.users",
+            "cluster",
+            "limits.max_fills",
+            "limits.max_header_byte",
+            "limits.memory_cache",
+            "limits.stall_timeout",
+            "listen[1].address",
+            "listen[1].tls.certificate",
+            "listen[1].tls.key",
+            "listen[2].address",
+            "listen[2].tls",
+            "log.format",
+            "log.level",
+            "rules[0].prefix",
+            "rules[0].upstream",
+            "rules[1]",
+            "rules[2].credentials.password",
+            "rules[2].mirrors",
+            "rules[3].freshness.default",
+            "rules[3].freshness.tags.a b",
+            "rules[3].prefix",
+            "rules[4].allow[0]",
+            "rules[4].credentials",
+            "rules[4].hosts[0]",
+            "rules[4].upstream_prefix",
+            "storage.max_size",
+            "storage.path",
+        ]
+    );
+    let text = found.to_string();
+    assert!(text.starts_with("configuration: 30 problems\n"), "{text}");
+    assert!(text.contains("admin.adress: unknown key\n    hint: did you mean `address`?"), "{text}");
+    assert!(text.contains("limits.max_header_byte: unknown key\n    hint: did you mean `max_header_bytes`?"), "{text}");
+    assert!(text.contains("cluster: is not available in this version"), "{text}");
+    assert!(!text.contains("hunter2"), "a secret in {text}");
+}
+
+#[test]
+fn key_of_a_later_version_is_refused_as_not_available() {
+    for (text, path) in [
+        ("storage: {s3: {bucket: b}}", "storage.s3"),
+        ("storage: {delivery: redirect}", "storage.delivery"),
+        ("registry: {id: '123456789012'}", "registry"),
+        ("auth: {access_keys: []}", "auth.access_keys"),
+        ("auth: {ecr_tokens: {canary: x}}", "auth.ecr_tokens"),
+        ("rules: [{prefix: hub, upstream: docker.io, mirrors: [mirror.gcr.io]}]", "rules[0].mirrors"),
+    ] {
+        assert_eq!(said(text), [(path.to_owned(), "is not available in this version".to_owned())]);
+    }
+    let arn = "rules: [{prefix: hub, upstream: docker.io, credentials: 'arn:aws:secretsmanager:eu-west-1:1:secret:x'}]";
+    let (path, what) = said(arn).remove(0);
+    assert_eq!(path, "rules[0].credentials");
+    assert!(what.contains("not available in this version"), "{what}");
+}
+
+#[test]
+fn key_without_a_value_is_refused() {
+    assert_eq!(paths("listen: {address: 127.0.0.1:5000, tls: }"), ["listen.tls"]);
+    assert_eq!(paths("rules: [~]"), ["rules[0]"]);
+}
+
+#[test]
+fn emptied_list_does_not_mean_everything() {
+    assert_eq!(paths("auth: {anonymous: {cidrs: []}}"), ["auth.anonymous.cidrs"]);
+    assert_eq!(paths("rules: []"), ["rules"]);
+    assert_eq!(paths("listen: []"), ["listen"]);
+    assert_eq!(paths("rules: [{prefix: hub, upstream: docker.io, allow: []}]"), ["rules[0].allow"]);
+}
+
+#[test]
+fn one_address_is_named_without_an_index() {
+    assert_eq!(paths("listen: nowhere"), ["listen"]);
+    assert_eq!(paths("listen: {address: nowhere}"), ["listen.address"]);
+    assert_eq!(parse("listen: 0.0.0.0:80").listen[0].address.to_string(), "0.0.0.0:80");
+}
+
+#[test]
+fn address_named_twice_is_refused() {
+    assert_eq!(paths("listen: [127.0.0.1:1, 127.0.0.1:1]"), ["listen[1].address"]);
+    assert_eq!(paths("admin: {address: 127.0.0.1:5000}"), ["admin.address"]);
+    parse("{listen: [127.0.0.1:0, 127.0.0.1:0], admin: {address: 127.0.0.1:0}}");
+}
+
+#[test]
+fn file_that_is_missing_empty_or_not_yaml_is_named_with_a_hint() {
+    let directory = tempfile::tempdir().unwrap();
+    let load = |name: &str| Config::load(Some(&directory.path().join(name)), &Overrides::default()).unwrap_err().to_string();
+    assert!(load("missing.yaml").contains("No such file"), "{}", load("missing.yaml"));
+    for (name, text, what) in [
+        ("empty.yaml", "", "the file is empty"),
+        ("comment.yaml", "# nothing\n", "the file is empty"),
+        ("text.yaml", "hello", "not a mapping"),
+        ("list.yaml", "- a", "not a mapping"),
+        ("garbage.yaml", "a: [1", "not YAML"),
+        ("duplicate.yaml", "rules: []\nrules: []\n", "duplicate"),
+        ("two.yaml", "a: 1\n---\nb: 1\n", "document"),
+    ] {
+        std::fs::write(directory.path().join(name), text).unwrap();
+        let said = load(name);
+        assert!(said.contains(what) && said.contains(name) && said.contains("hint: "), "{said}");
+    }
+}
+
+#[test]
+fn file_of_garbage_does_not_print_a_book() {
+    let text = format!("rules: [{}]", "5, ".repeat(500));
+    assert!(problems(&text).problems.len() <= 100);
+}
+
+#[test]
+fn overrides_win_over_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("headpond.yaml");
+    std::fs::write(&file, "{listen: 127.0.0.1:1, storage: {path: data}, log: {level: warn}}").unwrap();
+    let overrides = Overrides {
+        listen: vec!["127.0.0.1:2".parse().unwrap(), "127.0.0.1:3".parse().unwrap()],
+        admin: Some("127.0.0.1:4".parse().unwrap()),
+        storage: Some("elsewhere".into()),
+        log_level: Some("debug".to_owned()),
+        log_format: Some(LogFormat::Json),
+    };
+    let config = Config::load(Some(&file), &overrides).unwrap();
+    assert_eq!(config.listen.iter().map(|listen| listen.address.port()).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(config.admin.address.port(), 4);
+    assert_eq!(config.storage.path, Path::new("elsewhere"));
+    assert_eq!((config.log.level.as_str(), config.log.format), ("debug", LogFormat::Json));
+}
+
+#[test]
+fn override_of_listen_never_drops_tls_silently() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("headpond.yaml");
+    for name in ["crt", "key"] {
+        std::fs::write(directory.path().join(name), "").unwrap();
+    }
+    std::fs::write(&file, "listen: {address: 127.0.0.1:1, tls: {certificate: crt, key: key}}").unwrap();
+    let with = |ports: &[u16]| {
+        let listen = ports.iter().map(|port| std::net::SocketAddr::from(([127, 0, 0, 1], *port))).collect();
+        Config::load(Some(&file), &Overrides { listen, ..Overrides::default() })
+    };
+    let config = with(&[2]).unwrap();
+    assert!(config.listen[0].address.port() == 2 && config.listen[0].tls.is_some());
+    assert_eq!(with(&[2, 3]).unwrap_err().problems[0].path, "--listen");
+}
+
+#[test]
+fn users_end_anonymous_pull_unless_it_is_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("users"), "").unwrap();
+    let auth = |text: &str| Config::parse(text, directory.path()).unwrap().auth;
+    assert!(auth("auth: {users: users}").anonymous.is_none());
+    assert!(auth("auth: {users: users, anonymous: {}}").anonymous.is_some());
+    assert!(auth("auth: {anonymous: none}").anonymous.is_none());
+    assert!(auth("auth: {anonymous: {pull: false}}").anonymous.is_none());
+}
+
+#[test]
+fn what_is_probably_not_meant_is_warned_of() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("secret"), "x").unwrap();
+    let text = "listen: 0.0.0.0:5000\nrules: [{prefix: hub, upstream: 'http://hub', credentials: {username: u, password: 'file:secret'}}]";
+    let warnings = Config::parse(text, directory.path()).unwrap().warnings();
+    assert_eq!(warnings.iter().map(|warning| warning.path.as_str()).collect::<Vec<_>>(), ["listen[0]", "rules[0]", "rules[0].upstream"]);
+    assert_eq!(Config::default().warnings(), []);
+}
+
+#[test]
+fn schema_closes_every_object_and_knows_every_key() {
+    fn check(schema: &serde_json::Value, path: &str) {
+        if schema.get("properties").is_some() {
+            assert_eq!(schema.get("additionalProperties"), Some(&serde_json::Value::Bool(false)), "{path}");
+        }
+        if let Some(object) = schema.as_object() {
+            object.iter().for_each(|(key, value)| check(value, &format!("{path}/{key}")));
+        }
+        schema.as_array().into_iter().flatten().for_each(|value| check(value, path));
+    }
+    let schema = headpond::config::schema();
+    check(&schema, "");
+    assert!(!schema.to_string().contains("null"));
+    assert!(schema.pointer("/$defs/Limits/properties/stall_timeout").is_some());
+    assert!(schema.pointer("/$defs/Rule/properties/upstream_prefix").is_some());
+}

@@ -1,0 +1,78 @@
+//! The client of other registries, against a fake one.
+
+mod authentication;
+mod blobs;
+mod circuit;
+mod manifests;
+mod redirects;
+mod tags;
+mod tls;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use headpond::oci::{Reference, RepositoryName};
+use headpond::telemetry::metrics::Metrics;
+use headpond::upstream::{BlobStream, Credential, Endpoint, Upstream, UpstreamError, UpstreamLimits, UpstreamSettings, Url};
+
+use crate::fake_upstream::FakeUpstream;
+
+/// What the tests change of the settings.
+fn settings(base: &str) -> UpstreamSettings {
+    let limits = UpstreamLimits { manifest_timeout: Duration::from_secs(20), ..UpstreamLimits::default() };
+    UpstreamSettings { base: Url::parse(base).unwrap(), ca_pem: None, credential: None, realms: Vec::new(), limits }
+}
+
+fn credential(username: &str, password: &str) -> Option<Credential> {
+    Some(Credential { username: username.to_owned(), password: password.into() })
+}
+
+/// A client of the fake, that shares its clock.
+fn client(fake: &FakeUpstream) -> Upstream {
+    client_with(fake, |_| {})
+}
+
+fn client_with(fake: &FakeUpstream, change: impl FnOnce(&mut UpstreamSettings)) -> Upstream {
+    client_and_metrics(fake, change).0
+}
+
+fn client_and_metrics(fake: &FakeUpstream, change: impl FnOnce(&mut UpstreamSettings)) -> (Upstream, Metrics) {
+    let mut settings = settings(&fake.url());
+    change(&mut settings);
+    let endpoint = Endpoint::new(settings, fake.clock()).unwrap();
+    let metrics = Metrics::new().unwrap();
+    (Upstream::new(endpoint, metrics.for_rule("fake")), metrics)
+}
+
+/// A second rule on the endpoint of the same settings.
+fn endpoint(fake: &FakeUpstream) -> Arc<Endpoint> {
+    Endpoint::new(settings(&fake.url()), fake.clock()).unwrap()
+}
+
+fn name(text: &str) -> RepositoryName {
+    RepositoryName::parse(text).unwrap()
+}
+
+fn reference(text: &(impl ToString + ?Sized)) -> Reference {
+    Reference::parse(&text.to_string()).unwrap()
+}
+
+/// Everything that comes, and how it ended.
+async fn drain(stream: &mut BlobStream) -> (Vec<u8>, Option<UpstreamError>) {
+    let mut bytes = Vec::new();
+    while let Some(piece) = stream.next().await {
+        match piece {
+            Ok(piece) => bytes.extend_from_slice(&piece),
+            Err(error) => return (bytes, Some(error)),
+        }
+    }
+    (bytes, None)
+}
+
+/// The message of a protocol violation.
+fn lie<T: std::fmt::Debug>(outcome: Result<T, UpstreamError>) -> String {
+    match outcome {
+        Err(UpstreamError::Lied { detail }) => detail,
+        other => panic!("not a lie: {other:?}"),
+    }
+}

@@ -1,0 +1,181 @@
+//! The circuit, as requests meet it.
+
+use std::time::Duration;
+
+use headpond::oci::Digest;
+use headpond::upstream::{CircuitState, Purpose, Unavailability, Upstream, UpstreamError};
+
+use super::{client, drain, name, reference};
+use crate::fake_upstream::{FakeUpstream, Fault, On, pseudo_random};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn with_image() -> FakeUpstream {
+    let fake = FakeUpstream::start().await;
+    fake.put_image("x", "1", &[]);
+    fake
+}
+
+async fn head(client: &Upstream, purpose: Purpose) -> Result<Digest, UpstreamError> {
+    client.head_manifest(&name("x"), &reference("1"), purpose).await.map(|head| head.digest)
+}
+
+fn is_held_off<T>(outcome: &Result<T, UpstreamError>) -> bool {
+    matches!(outcome, Err(UpstreamError::Unavailable { kind: Unavailability::CircuitOpen, .. }))
+}
+
+#[tokio::test]
+async fn after_a_failure_revalidations_wait_for_the_cooldown_and_fetches_do_not() {
+    let fake = with_image().await;
+    fake.on(On::Any).once(Fault::Status(503));
+    let client = client(&fake);
+    head(&client, Purpose::Revalidate).await.unwrap_err();
+    assert_eq!(client.circuit_state(), CircuitState::Suspect);
+    assert!(is_held_off(&head(&client, Purpose::Revalidate).await));
+    assert_eq!(fake.journal().len(), 1);
+    head(&client, Purpose::Fetch).await.unwrap();
+    assert_eq!(client.circuit_state(), CircuitState::Well);
+    head(&client, Purpose::Revalidate).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stopped_upstream_is_left_alone_until_a_probe_finds_it_back() {
+    let fake = with_image().await;
+    let client = client(&fake);
+    head(&client, Purpose::Fetch).await.unwrap();
+    fake.stop().await;
+    let refused = head(&client, Purpose::Fetch).await;
+    assert!(matches!(refused, Err(UpstreamError::Unavailable { kind: Unavailability::Connect, .. })), "{refused:?}");
+    assert_eq!(client.circuit_state(), CircuitState::Open);
+    assert!(is_held_off(&head(&client, Purpose::Fetch).await));
+    fake.restart();
+    assert!(is_held_off(&head(&client, Purpose::Fetch).await));
+    fake.clock().advance(SECOND);
+    head(&client, Purpose::Revalidate).await.unwrap();
+    assert_eq!(client.circuit_state(), CircuitState::Well);
+}
+
+#[tokio::test]
+async fn after_the_cooldown_exactly_one_probe_goes_out() {
+    let fake = with_image().await;
+    fake.on(On::Any).once(Fault::Status(500));
+    fake.on(On::Any).once(Fault::HangHead);
+    let client = client(&fake);
+    head(&client, Purpose::Revalidate).await.unwrap_err();
+    fake.clock().advance(SECOND);
+    let all = futures::future::join_all((0..20).map(|_| head(&client, Purpose::Revalidate)));
+    let release = async {
+        fake.wait_until_requests("HEAD", "/manifests/", 2).await;
+        fake.release();
+    };
+    let (outcomes, ()) = tokio::join!(all, release);
+    assert_eq!(outcomes.iter().filter(|outcome| is_held_off(outcome)).count(), 19);
+    assert_eq!(fake.manifest_heads(), 2);
+}
+
+#[tokio::test]
+async fn a_429_holds_everything_off_for_its_retry_after() {
+    let fake = with_image().await;
+    fake.on(On::ManifestGet).once(Fault::StatusRetryAfter(429, "300".to_owned()));
+    let client = client(&fake);
+    client.get_manifest(&name("x"), &reference("1"), Purpose::Fetch).await.unwrap_err();
+    fake.clock().advance(100 * SECOND);
+    for purpose in [Purpose::Fetch, Purpose::Revalidate] {
+        match head(&client, purpose).await {
+            Err(UpstreamError::TooManyRequests { retry_after: Some(left), .. }) => {
+                assert!((199..=200).contains(&left.as_secs()), "{left:?}")
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    fake.clock().advance(200 * SECOND);
+    head(&client, Purpose::Fetch).await.unwrap();
+    assert_eq!(client.circuit_state(), CircuitState::Well);
+}
+
+#[tokio::test]
+async fn three_failures_in_a_row_hold_fetches_off() {
+    let fake = with_image().await;
+    fake.on(On::Any).always(Fault::Status(502));
+    let client = client(&fake);
+    for _ in 0..3 {
+        head(&client, Purpose::Fetch).await.unwrap_err();
+    }
+    assert_eq!(client.circuit_state(), CircuitState::Open);
+    assert!(is_held_off(&head(&client, Purpose::Fetch).await));
+    assert_eq!(fake.manifest_heads(), 3);
+}
+
+#[tokio::test]
+async fn refusals_missing_things_and_lies_are_answers() {
+    let fake = with_image().await;
+    let client = client(&fake);
+    for fault in [Fault::Status(401), Fault::Status(403), Fault::Status(404), Fault::FlipByte, Fault::RedirectLoop] {
+        fake.on(On::ManifestGet).once(fault);
+        client.get_manifest(&name("x"), &reference("1"), Purpose::Fetch).await.unwrap_err();
+        assert_eq!(client.circuit_state(), CircuitState::Well);
+    }
+}
+
+#[tokio::test]
+async fn a_slow_revalidation_holds_others_off_until_it_is_answered() {
+    let fake = with_image().await;
+    fake.on(On::ManifestHead).once(Fault::HangHead);
+    let client = client(&fake);
+    let slow = tokio::spawn({
+        let client = client.clone();
+        async move { head(&client, Purpose::Revalidate).await }
+    });
+    fake.wait_until_requests("HEAD", "/manifests/", 1).await;
+    client.mark_slow();
+    assert_eq!(client.circuit_state(), CircuitState::Suspect);
+    assert!(is_held_off(&head(&client, Purpose::Revalidate).await));
+    fake.release();
+    slow.await.unwrap().unwrap();
+    assert_eq!(client.circuit_state(), CircuitState::Well);
+}
+
+#[tokio::test]
+async fn a_probe_whose_caller_left_makes_room_for_the_next() {
+    let fake = with_image().await;
+    fake.on(On::Any).once(Fault::Status(500));
+    fake.on(On::Any).once(Fault::HangHead);
+    let client = client(&fake);
+    head(&client, Purpose::Revalidate).await.unwrap_err();
+    fake.clock().advance(SECOND);
+    let probe = tokio::spawn({
+        let client = client.clone();
+        async move { head(&client, Purpose::Revalidate).await }
+    });
+    fake.wait_until_requests("HEAD", "/manifests/", 2).await;
+    probe.abort();
+    assert!(probe.await.unwrap_err().is_cancelled());
+    head(&client, Purpose::Revalidate).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_becomes_of_a_blobs_body_says_nothing_of_the_upstream() {
+    let fake = with_image().await;
+    let digest = fake.put_blob(pseudo_random(1, 100_000));
+    fake.on(On::BlobGet).always(Fault::CutBodyAt(50_000));
+    let client = client(&fake);
+    for _ in 0..4 {
+        let mut stream = client.get_blob(&name("x"), &digest, None).await.unwrap();
+        assert!(drain(&mut stream).await.1.is_some());
+    }
+    assert_eq!(client.circuit_state(), CircuitState::Well);
+}
+
+#[tokio::test]
+async fn a_content_network_that_fails_says_nothing_of_the_upstream() {
+    let fake = with_image().await;
+    let digest = fake.put_blob("content");
+    fake.redirect_blobs_to_cdn();
+    fake.on(On::Blobs).always(Fault::Status(503));
+    let client = client(&fake);
+    for _ in 0..4 {
+        let outcome = client.get_blob(&name("x"), &digest, None).await.map(drop);
+        assert!(matches!(outcome, Err(UpstreamError::Unavailable { kind: Unavailability::Status(503), .. })), "{outcome:?}");
+    }
+    assert_eq!(client.circuit_state(), CircuitState::Well);
+}

@@ -1,0 +1,86 @@
+//! Upstreams over TLS, with a certificate authority of their own.
+
+use headpond::upstream::{Endpoint, Purpose, Unavailability, UpstreamBuildError, UpstreamError, UpstreamSettings, Url};
+
+use super::{client, client_with, credential, drain, lie, name, reference, settings};
+use crate::fake_upstream::{FakeUpstream, Fault, On};
+
+async fn with_image() -> FakeUpstream {
+    let fake = FakeUpstream::start_tls().await;
+    fake.put_image("x", "1", &[]);
+    fake
+}
+
+#[tokio::test]
+async fn a_rules_own_certificate_authority_is_trusted() {
+    let fake = with_image().await;
+    let digest = fake.put_blob("content");
+    fake.require_bearer();
+    fake.redirect_blobs_to_cdn();
+    let client = client_with(&fake, |settings| settings.ca_pem = Some(fake.ca_pem()));
+    client.get_manifest(&name("x"), &reference("1"), Purpose::Fetch).await.unwrap();
+    assert_eq!(drain(&mut client.get_blob(&name("x"), &digest, None).await.unwrap()).await.0, b"content");
+}
+
+#[tokio::test]
+async fn small_answers_come_over_http_2_and_blobs_over_http_1() {
+    let fake = with_image().await;
+    let digest = fake.put_blob("content");
+    fake.require_bearer();
+    let client = client_with(&fake, |settings| settings.ca_pem = Some(fake.ca_pem()));
+    client.get_manifest(&name("x"), &reference("1"), Purpose::Fetch).await.unwrap();
+    client.get_blob(&name("x"), &digest, None).await.unwrap();
+    for exchange in fake.journal() {
+        assert_eq!(exchange.is_http2, !exchange.path.contains("/blobs/"), "{}", exchange.path);
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_certificate_authority_is_no_connection() {
+    let fake = with_image().await;
+    let error = client(&fake).head_manifest(&name("x"), &reference("1"), Purpose::Fetch).await.unwrap_err();
+    assert!(matches!(error, UpstreamError::Unavailable { kind: Unavailability::Connect, .. }), "{error}");
+    assert!(error.to_string().contains("certificate"), "{error}");
+}
+
+#[tokio::test]
+async fn https_is_never_left_for_http() {
+    let (fake, plain) = (with_image().await, FakeUpstream::start().await);
+    plain.put_image("x", "1", &[]);
+    let client = client_with(&fake, |settings| {
+        settings.ca_pem = Some(fake.ca_pem());
+        settings.credential = credential("user", "password");
+    });
+    fake.on(On::Manifests).once(Fault::RedirectTo(format!("{}/v2/x/manifests/1", plain.url())));
+    let message = lie(client.get_manifest(&name("x"), &reference("1"), Purpose::Fetch).await);
+    assert!(message.contains("which is not https"), "{message}");
+    fake.require_bearer_of("user", "password");
+    fake.realm(&format!("{}/token", plain.url()));
+    lie(client.get_manifest(&name("x"), &reference("1"), Purpose::Fetch).await);
+    assert!(plain.journal().is_empty());
+}
+
+#[tokio::test]
+async fn settings_that_cannot_work_are_refused() {
+    let refused = |change: &dyn Fn(&mut UpstreamSettings)| {
+        let mut settings = settings("https://registry.example");
+        change(&mut settings);
+        Endpoint::new(settings, headpond::clock::Clock::system()).err().unwrap()
+    };
+    for base in ["ftp://a", "https://user@a", "https://a?x=y", "https://a#x"] {
+        let error = refused(&|settings| settings.base = Url::parse(base).unwrap());
+        assert!(matches!(error, UpstreamBuildError::Base(_)), "{base}: {error}");
+    }
+    for pem in [&b"nonsense"[..], b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+        let error = refused(&|settings| settings.ca_pem = Some(pem.to_vec()));
+        assert!(matches!(error, UpstreamBuildError::Certificate(_) | UpstreamBuildError::Client(_)), "{error}");
+    }
+    assert_eq!(refused(&|settings| settings.credential = credential("a:b", "c")), UpstreamBuildError::Username);
+}
+
+#[tokio::test]
+async fn the_password_is_not_in_the_debug_form_of_the_settings() {
+    let mut settings = settings("https://registry.example");
+    settings.credential = credential("user", "secret-password");
+    assert!(!format!("{settings:?}").contains("secret-password"));
+}
