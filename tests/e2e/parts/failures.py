@@ -8,6 +8,6 @@ FAILURES: dict[str, Callable[[Proxy], None]] = {
     "stopped": Proxy.refuse,
     "hanging": Proxy.hang,
     "401": lambda proxy: proxy.answer(401, {"WWW-Authenticate": 'Basic realm="upstream"'}),
-    "429": lambda proxy: proxy.answer(429, {"Retry-After": "30"}),
+    "429": lambda proxy: proxy.answer(429, {"Retry-After": "2"}),
     "503": lambda proxy: proxy.answer(503),
 }
