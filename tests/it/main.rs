@@ -6,6 +6,8 @@ mod cli;
 mod config;
 mod documents;
 mod fake_upstream;
+mod headpond;
+mod pull;
 mod server;
 mod server_tls;
 mod upstream;

@@ -1,0 +1,27 @@
+"""A small file system in memory, and ballast to fill it."""
+
+import os
+from pathlib import Path
+
+from parts.process import run
+
+
+class Tmpfs:
+    def __init__(self, folder: Path, size_bytes: int):
+        folder.mkdir(parents=True)
+        self.folder = folder
+        self.store = folder / "store"
+        run(["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)])
+        self.store.mkdir()
+
+    def free_bytes(self) -> int:
+        found = os.statvfs(self.folder)
+        return found.f_bavail * found.f_frsize
+
+    def leave(self, free_bytes: int) -> None:
+        """Writes ballast until only so much is free."""
+        with (self.folder / "ballast").open("ab") as ballast:
+            ballast.write(bytes(max(0, self.free_bytes() - free_bytes)))
+
+    def unmount(self) -> None:
+        run(["umount", "--lazy", str(self.folder)])
