@@ -204,11 +204,8 @@ pub async fn run(config: Config, source: ConfigSource) -> anyhow::Result<()> {
     let announced = config.clone();
     let mut running = start(config, World::default()).await?;
     banner::print(&announced, &running);
-    loop {
-        match signals.next().await {
-            signals::Signal::Reload => reload(&mut running, &source, &log),
-            signals::Signal::Stop => break,
-        }
+    while signals.next().await == signals::Signal::Reload {
+        reload(&mut running, &source, &log);
     }
     tracing::info!("shutting down: requests under way may end");
     let drained = running.shut_down().await?;

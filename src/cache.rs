@@ -26,6 +26,7 @@ pub use freshness::StaleReason;
 pub use manifests::{CachedManifest, ManifestHeader};
 pub use origin::Origin;
 pub use tags::{Demand, Served};
+pub use vouch::Standing;
 
 use std::sync::Arc;
 use std::time::Duration;

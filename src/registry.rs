@@ -17,6 +17,7 @@ pub use pull::{Outcome, Pulled};
 pub use tags::{Page, TagsPage};
 
 use crate::access::Authorized;
+use crate::access::authorize::needs_user;
 use crate::cache::{Cache, CacheError, Origin};
 use crate::config::{FreshnessRule, Prefix};
 use crate::oci::RepositoryName;
@@ -61,16 +62,18 @@ impl Registry {
 
     /// Where the content of an authorized target comes from.
     async fn origin(&self, target: Authorized<Target>) -> Result<Arc<Origin>, RegistryError> {
+        let is_user = target.is_user();
         match target.into_target() {
-            Target::Hosted { repository } => self.orphan(repository).await,
+            Target::Hosted { repository } => self.orphan(repository, is_user).await,
             Target::PullThrough(target) => {
                 let upstreams = self.upstreams.load();
-                let Some(found) = upstreams.get(&target.rule.prefix) else { return self.orphan(target.repository).await };
+                let Some(found) = upstreams.get(&target.rule.prefix) else { return self.orphan(target.repository, is_user).await };
                 Ok(Arc::new(Origin {
                     source: found.upstream.source().to_string(),
                     upstream: Some(found.upstream.clone()),
                     metrics: found.metrics.clone(),
                     freshness: target.rule.freshness.clone(),
+                    needs_user: needs_user(&target.rule),
                     repository: target.repository,
                     remote: target.remote,
                 }))
@@ -79,11 +82,15 @@ impl Registry {
     }
 
     /// A repository without a rule: what was cached while there was one is still served.
-    async fn orphan(&self, repository: RepositoryName) -> Result<Arc<Origin>, RegistryError> {
+    async fn orphan(&self, repository: RepositoryName, is_user: bool) -> Result<Arc<Origin>, RegistryError> {
         let unknown = || RegistryError::NameUnknown { name: repository.to_string() };
         let record = self.cache.repository(&repository).await.map_err(CacheError::from)?.ok_or_else(unknown)?;
+        if record.needs_user && !is_user {
+            return Err(unknown());
+        }
         let remote = RepositoryName::parse(&record.upstream_repository).map_err(|_| unknown())?;
         Ok(Arc::new(Origin {
+            needs_user: record.needs_user,
             source: record.source,
             upstream: None,
             metrics: self.no_rule.clone(),

@@ -18,7 +18,7 @@ pub use blob_files::{BlobFiles, OpenBlob};
 pub use disk::{Disk, LocalDisk};
 pub use error::StorageError;
 pub use layout::Layout;
-pub use read::{ReadNow, read_at, read_now};
+pub use read::PieceReader;
 pub use records::{
     BlobLinkRecord, ManifestRecord, RecordKey, Records, RepositoryKind, RepositoryRecord, SourceBlobRecord, TagRecord, ValidatedRecord,
     unix_seconds,
@@ -71,7 +71,6 @@ impl Store {
 
     /// Removes what a crash may have left among the records. Walks the whole store, so it is run
     /// behind a started server, on a blocking thread. Returns how many files it removed.
-    #[must_use]
     pub fn leftovers(&self) -> impl FnOnce() -> u64 + Send + 'static {
         let layout = self.layout.clone();
         move || leftovers::remove_unfinished_records(&layout)

@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use super::{Action, Principal};
+use crate::config::Rule;
 use crate::rules::{PullThrough, Target};
 
 /// A target that its principal may use. Use cases take it by value, and nothing but
@@ -10,6 +11,7 @@ use crate::rules::{PullThrough, Target};
 #[derive(Clone, Debug)]
 pub struct Authorized<T> {
     target: T,
+    is_user: bool,
 }
 
 impl<T> Authorized<T> {
@@ -17,6 +19,12 @@ impl<T> Authorized<T> {
     #[must_use]
     pub const fn target(&self) -> &T {
         &self.target
+    }
+
+    /// Whether somebody has logged in.
+    #[must_use]
+    pub const fn is_user(&self) -> bool {
+        self.is_user
     }
 
     /// The target, for the use case that spends the permission.
@@ -69,7 +77,7 @@ impl Authorizer {
             Target::PullThrough(pull_through) => check_rule(pull_through, is_anonymous)?,
             Target::Hosted { .. } => {}
         }
-        Ok(Authorized { target })
+        Ok(Authorized { target, is_user: !is_anonymous })
     }
 }
 
@@ -79,10 +87,17 @@ fn check_rule(target: &PullThrough, is_anonymous: bool) -> Result<(), Forbidden>
     if !is_allowed || rule.deny.iter().any(|pattern| pattern.matches(name)) {
         return Err(Forbidden::Excluded { rule: rule.prefix.as_str().to_owned(), name: name.to_owned() });
     }
-    if rule.credentials.is_some() && !rule.anonymous && is_anonymous {
+    if needs_user(rule) && is_anonymous {
         return Err(Forbidden::NeedsUser { rule: rule.prefix.as_str().to_owned() });
     }
     Ok(())
+}
+
+/// Whether what a rule fetches is only for users: else one credential would publish every private
+/// image that it can see.
+#[must_use]
+pub const fn needs_user(rule: &Rule) -> bool {
+    rule.credentials.is_some() && !rule.anonymous
 }
 
 #[cfg(test)]

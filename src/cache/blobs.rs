@@ -8,6 +8,7 @@ use super::{Cache, CacheError, Follower, Origin, fetched};
 use crate::oci::{ByteRange, Digest, RangeRequest};
 use crate::storage::OpenBlob;
 use crate::telemetry::metrics::CacheResult;
+use crate::upstream::UpstreamError;
 
 /// How a blob is delivered.
 pub enum BlobDelivery {
@@ -37,9 +38,9 @@ impl Cache {
     /// # Errors
     /// When it is not cached and cannot be fetched, or the range lies outside it.
     pub async fn blob(&self, origin: &Arc<Origin>, digest: &Digest, range: Option<RangeRequest>) -> Result<BlobAnswer, CacheError> {
-        let mut standing = self.standing(origin, digest).await?;
+        let standing = self.standing(origin, digest).await;
         if standing == Standing::Vouched
-            && let Some(blob) = self.store.blobs.open(digest)?
+            && let Some(blob) = self.stored_blob(origin, digest)
         {
             return file_answer(blob, range);
         }
@@ -48,8 +49,7 @@ impl Cache {
         }
         // The bytes are here, or on their way, through somebody else: upstream's word first.
         self.ask_for_word(origin, digest).await?;
-        standing = Standing::Vouched;
-        let answer = self.fill(origin, digest, standing, range).await?;
+        let answer = self.fill(origin, digest, Standing::Vouched, range).await?;
         answer.ok_or(CacheError::Fill(FillError::Dropped))
     }
 
@@ -59,8 +59,8 @@ impl Cache {
     /// When it is not cached and upstream does not have it, or does not say.
     pub async fn blob_head(&self, origin: &Arc<Origin>, digest: &Digest) -> Result<BlobAnswer, CacheError> {
         let head = |total_bytes, result| BlobAnswer { delivery: BlobDelivery::Head, total_bytes, range: None, result };
-        if self.standing(origin, digest).await? == Standing::Vouched
-            && let Some(blob) = self.store.blobs.open(digest)?
+        if self.standing(origin, digest).await == Standing::Vouched
+            && let Some(blob) = self.stored_blob(origin, digest)
         {
             return Ok(head(Some(blob.length_bytes), CacheResult::Hit));
         }
@@ -101,7 +101,7 @@ impl Cache {
         let (placed, expected_bytes) = self.place(origin, digest, standing, range).await?;
         let demand = placed.map_or(0..u64::MAX, ByteRange::half_open);
         let committed = self.vouch_when_committed(origin, digest);
-        let (mut follower, began) = match self.fills.start(origin, *digest, demand, expected_bytes, standing, committed)? {
+        let (mut follower, began) = match self.fills.start(origin, *digest, demand, expected_bytes, standing, committed) {
             Start::Here(blob) => return file_answer(blob, range).map(Some),
             Start::NotYours => return Ok(None),
             Start::Began(follower) => (follower, true),
@@ -112,11 +112,11 @@ impl Cache {
                 self.remember_absence(origin, digest, error);
             }
         })?;
-        let result = match (follower.is_bypassing(), began) {
-            (true, _) => CacheResult::Bypass,
-            (false, true) => CacheResult::Miss,
-            (false, false) => CacheResult::Coalesced,
-        };
+        if placed.is_some() && total_bytes != expected_bytes {
+            let detail = format!("upstream's {digest} has another length than the manifest that refers to it says");
+            return Err(UpstreamError::Lied { detail }.into());
+        }
+        let result = if began { CacheResult::Miss } else { CacheResult::Coalesced };
         Ok(Some(BlobAnswer { delivery: BlobDelivery::Follow(Box::new(follower)), total_bytes, range: placed, result }))
     }
 
@@ -130,7 +130,7 @@ impl Cache {
     ) -> Result<(Option<ByteRange>, Option<u64>), CacheError> {
         let known_bytes = match standing {
             Standing::Linked { size_bytes } => size_bytes,
-            Standing::Vouched => self.link(origin, digest).await?.flatten(),
+            Standing::Vouched => self.link(origin, digest).await.flatten(),
             Standing::Unknown => None,
         };
         let Some(range) = range else { return Ok((None, known_bytes)) };

@@ -14,10 +14,9 @@ mod writer;
 
 pub use bypass::Bypass;
 pub use coverage::Coverage;
-pub(super) use fills::{Committed, Start};
-pub use fills::{FillLimits, Fills};
+pub use fills::{Committed, FillLimits, Fills, Start};
 pub use follower::Follower;
-pub use plan::{Assignment, Plan};
+pub use plan::{Assignment, ConnectionId, Plan};
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -47,15 +46,15 @@ pub enum FillError {
     #[error("upstream sent content with digest {actual} for {expected}")]
     DigestMismatch {
         /// What was asked for.
-        expected: Digest,
+        expected: Box<Digest>,
         /// What came.
-        actual: Digest,
+        actual: Box<Digest>,
     },
     /// The blob is longer than what its manifest says, or than is allowed.
     #[error("upstream sends more than {limit_bytes} bytes for {digest}")]
     TooLong {
         /// The blob.
-        digest: Digest,
+        digest: Box<Digest>,
         /// The limit that it went past.
         limit_bytes: u64,
     },

@@ -56,7 +56,14 @@ impl StaleReason {
     pub(super) const fn of_cache(error: &CacheError) -> Self {
         match error {
             CacheError::Upstream(error) => Self::of(error),
-            _ => Self::Unavailable,
+            CacheError::Manifest(_) => Self::Invalid,
+            CacheError::Negative
+            | CacheError::Unreachable
+            | CacheError::TooStale { .. }
+            | CacheError::Fill(_)
+            | CacheError::Storage(_)
+            | CacheError::RangeNotSatisfiable { .. }
+            | CacheError::Aborted(_) => Self::Unavailable,
         }
     }
 
@@ -155,7 +162,7 @@ impl Cache {
     async fn digest_upstream(&self, origin: &Arc<Origin>, tag: &Tag, entry: &TagEntry) -> Result<Digest, CacheError> {
         let upstream = origin.reach()?;
         let head = upstream.head_manifest(&origin.remote, &Reference::Tag(tag.clone()), Purpose::Revalidate).await?;
-        if head.digest == entry.digest || self.cached_manifest(origin, &head.digest).await?.is_some() {
+        if head.digest == entry.digest || self.cached_manifest(origin, &head.digest).await.is_some() {
             return Ok(head.digest);
         }
         match head.body {

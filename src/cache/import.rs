@@ -93,7 +93,7 @@ impl Cache {
 
     /// Writes what the repository is, unless that is known already.
     async fn record_repository(&self, origin: &Origin) -> Result<(), StorageError> {
-        let is_known = |record: &RepositoryRecord| record.source == origin.source;
+        let is_known = |record: &RepositoryRecord| record.source == origin.source && record.needs_user == origin.needs_user;
         if self.repository(&origin.repository).await?.as_ref().is_some_and(is_known) {
             return Ok(());
         }
@@ -102,6 +102,7 @@ impl Cache {
             name: origin.repository.to_string(),
             source: origin.source.clone(),
             upstream_repository: origin.remote.to_string(),
+            needs_user: origin.needs_user,
             created_at: self.now_seconds(),
         };
         self.store.records.write(&RecordKey::repository(&origin.repository), &record).await?;

@@ -75,7 +75,7 @@ impl Cache {
     /// # Errors
     /// When it is not cached and cannot be fetched.
     pub async fn manifest_by_digest(&self, origin: &Arc<Origin>, digest: &Digest) -> Result<Served<Arc<CachedManifest>>, CacheError> {
-        if let Some(manifest) = self.cached_manifest(origin, digest).await? {
+        if let Some(manifest) = self.cached_manifest(origin, digest).await {
             return Ok(Served::new(manifest, CacheResult::Hit));
         }
         if self.memory.absent.contains_key(&(origin.repository.clone(), digest.to_string())) {
@@ -93,7 +93,7 @@ impl Cache {
     /// # Errors
     /// When it is not cached and upstream does not tell.
     pub async fn manifest_head_by_digest(&self, origin: &Arc<Origin>, digest: &Digest) -> Result<Served<ManifestHeader>, CacheError> {
-        if let Some(manifest) = self.cached_manifest(origin, digest).await? {
+        if let Some(manifest) = self.cached_manifest(origin, digest).await {
             return Ok(Served::new(manifest.header(), CacheResult::Hit));
         }
         if self.memory.absent.contains_key(&(origin.repository.clone(), digest.to_string())) {
@@ -110,24 +110,24 @@ impl Cache {
     }
 
     /// A manifest from memory or the store.
-    pub(super) async fn cached_manifest(&self, origin: &Origin, digest: &Digest) -> Result<Option<Arc<CachedManifest>>, CacheError> {
+    pub(super) async fn cached_manifest(&self, origin: &Origin, digest: &Digest) -> Option<Arc<CachedManifest>> {
         let key = (origin.repository.clone(), *digest);
         if let Some(manifest) = self.memory.manifests.get(&key) {
-            return Ok((manifest.source == origin.source).then_some(manifest));
+            return (manifest.source == origin.source).then_some(manifest);
         }
-        let record = self.store.records.read(&RecordKey::manifest(&origin.repository, digest)).await?;
-        let Some(record) = record.filter(|record| record.source == origin.source) else { return Ok(None) };
-        let Some(blob) = self.store.blobs.open(digest)? else { return Ok(None) };
+        let record = self.store.records.read(&RecordKey::manifest(&origin.repository, digest)).await;
+        let record = self.or_miss(origin, record).filter(|record| record.source == origin.source)?;
+        let blob = self.stored_blob(origin, digest)?;
         let manifest = tokio::task::spawn_blocking({
             let digest = *digest;
             move || read_manifest(&blob, digest, record)
         });
         let Some(manifest) = manifest.await.ok().flatten().map(Arc::new) else {
             tracing::warn!(repository = %origin.repository, %digest, "a cached manifest is damaged; it is fetched again");
-            return Ok(None);
+            return None;
         };
         self.memory.manifests.insert(key, Arc::clone(&manifest));
-        Ok(Some(manifest))
+        Some(manifest)
     }
 }
 

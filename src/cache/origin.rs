@@ -18,6 +18,8 @@ pub struct Origin {
     pub upstream: Option<Upstream>,
     /// How long tags are fresh.
     pub freshness: FreshnessRule,
+    /// Whether only users may pull what comes through it.
+    pub needs_user: bool,
     /// Where requests are counted.
     pub metrics: RuleMetrics,
 }

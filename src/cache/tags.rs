@@ -79,7 +79,7 @@ impl Cache {
         demand: Demand,
     ) -> Result<Served<Arc<CachedManifest>>, CacheError> {
         if let Some(current) = self.current(origin, tag, demand).await? {
-            if let Some(manifest) = self.cached_manifest(origin, &current.value).await? {
+            if let Some(manifest) = self.cached_manifest(origin, &current.value).await {
                 return Ok(current.as_current(manifest));
             }
             // The tag is known but its manifest was lost, or never imported.
@@ -106,7 +106,7 @@ impl Cache {
         demand: Demand,
     ) -> Result<Served<ManifestHeader>, CacheError> {
         if let Some(current) = self.current(origin, tag, demand).await? {
-            if let Some(manifest) = self.cached_manifest(origin, &current.value).await? {
+            if let Some(manifest) = self.cached_manifest(origin, &current.value).await {
                 return Ok(current.as_current(manifest.header()));
             }
             return self.manifest_head_by_digest(origin, &current.value).await;
@@ -123,7 +123,7 @@ impl Cache {
 
     /// The digest a tag points to, fresh enough for `demand`; `None` if the tag is not cached.
     async fn current(&self, origin: &Arc<Origin>, tag: &Tag, demand: Demand) -> Result<Option<Current>, CacheError> {
-        let Some(entry) = self.tag_entry(origin, tag).await? else { return Ok(None) };
+        let Some(entry) = self.tag_entry(origin, tag).await else { return Ok(None) };
         if origin.upstream.is_none() || (demand == Demand::AsConfigured && self.is_fresh(origin, tag, &entry)) {
             return Ok(Some(Served::new(entry.digest, CacheResult::Hit)));
         }
@@ -131,14 +131,15 @@ impl Cache {
     }
 
     /// A tag from memory or the store, if it was made through this origin's source.
-    pub(super) async fn tag_entry(&self, origin: &Origin, tag: &Tag) -> Result<Option<TagEntry>, CacheError> {
+    pub(super) async fn tag_entry(&self, origin: &Origin, tag: &Tag) -> Option<TagEntry> {
         let key = (origin.repository.clone(), tag.clone());
         if let Some(entry) = self.memory.tags.get(&key) {
-            return Ok((*entry.source == *origin.source).then_some(entry));
+            return (*entry.source == *origin.source).then_some(entry);
         }
-        let Some(record) = self.store.records.read(&RecordKey::tag(&origin.repository, tag)).await? else { return Ok(None) };
-        let validated: Option<ValidatedRecord> = self.store.records.read(&RecordKey::validated(&origin.repository, tag)).await?;
-        let validated = validated.filter(|validated| validated.digest == record.digest);
+        let record = self.store.records.read(&RecordKey::tag(&origin.repository, tag)).await;
+        let record = self.or_miss(origin, record)?;
+        let validated = self.store.records.read(&RecordKey::validated(&origin.repository, tag)).await;
+        let validated: Option<ValidatedRecord> = self.or_miss(origin, validated).filter(|validated| validated.digest == record.digest);
         let entry = TagEntry {
             digest: record.digest,
             source: record.source.as_str().into(),
@@ -147,7 +148,7 @@ impl Cache {
             failed: None,
         };
         self.memory.tags.insert(key, entry.clone());
-        Ok((record.source == origin.source).then_some(entry))
+        (record.source == origin.source).then_some(entry)
     }
 
     /// What a HEAD told within the window.
@@ -164,7 +165,7 @@ impl Cache {
         let header = ManifestHeader::from_upstream(&head)?;
         let now = self.now_seconds();
         let key = (origin.repository.clone(), header.digest);
-        if self.cached_manifest(origin, &header.digest).await?.is_some() {
+        if self.cached_manifest(origin, &header.digest).await.is_some() {
             self.set_tag(origin, tag, header.digest, now);
         } else {
             self.memory.heads.insert((origin.repository.clone(), tag.clone()), (header.clone(), now));

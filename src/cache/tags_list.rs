@@ -22,7 +22,7 @@ impl Cache {
         match landing.await? {
             Ok(tags) => Ok(Served::new(tags, fetched(role))),
             Err(error) => {
-                let Some(tags) = self.tags_cached(origin).await? else { return Err(error) };
+                let Some(tags) = self.tags_cached(origin).await else { return Err(error) };
                 let reason = StaleReason::of_cache(&error);
                 origin.metrics.served_stale(reason.as_str());
                 Ok(Served { value: tags, result: CacheResult::Stale, stale: Some(reason) })
@@ -39,11 +39,11 @@ impl Cache {
     }
 
     /// The last list upstream sent, else the tags that were pulled; `None` if there are none.
-    async fn tags_cached(&self, origin: &Origin) -> Result<Option<Arc<Vec<Tag>>>, CacheError> {
+    async fn tags_cached(&self, origin: &Origin) -> Option<Arc<Vec<Tag>>> {
         if let Some(tags) = self.memory.old_tag_lists.get(&origin.repository) {
-            return Ok(Some(tags));
+            return Some(tags);
         }
-        let tags = self.store.records.list_tags(&origin.repository).await?;
-        Ok((!tags.is_empty()).then(|| Arc::new(tags)))
+        let tags = self.store.records.list_tags(&origin.repository).await;
+        self.or_miss(origin, tags.map(Some)).filter(|tags| !tags.is_empty()).map(Arc::new)
     }
 }

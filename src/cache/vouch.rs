@@ -8,9 +8,9 @@
 
 use std::sync::Arc;
 
-use super::{Cache, CacheError, Origin};
+use super::{Cache, Origin};
 use crate::oci::Digest;
-use crate::storage::{BlobLinkRecord, RecordKey, SourceBlobRecord};
+use crate::storage::{BlobLinkRecord, OpenBlob, RecordKey, SourceBlobRecord, StorageError};
 
 /// What is known of a repository's right to a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,28 +28,30 @@ pub enum Standing {
 
 impl Cache {
     /// What is known of `origin`'s right to a blob.
-    pub(super) async fn standing(&self, origin: &Origin, digest: &Digest) -> Result<Standing, CacheError> {
+    pub(super) async fn standing(&self, origin: &Origin, digest: &Digest) -> Standing {
         let key = (origin.repository.clone(), *digest);
         if self.memory.vouched.get(&key).is_some_and(|source| *source == *origin.source) {
-            return Ok(Standing::Vouched);
+            return Standing::Vouched;
         }
-        let Some(size_bytes) = self.link(origin, digest).await? else { return Ok(Standing::Unknown) };
-        if self.store.records.read(&RecordKey::source_blob(&origin.source, digest)).await?.is_some() {
+        let Some(size_bytes) = self.link(origin, digest).await else { return Standing::Unknown };
+        let word = self.store.records.read(&RecordKey::source_blob(&origin.source, digest)).await;
+        if self.or_miss(origin, word).is_some() {
             self.memory.vouched.insert(key, origin.source.as_str().into());
-            return Ok(Standing::Vouched);
+            return Standing::Vouched;
         }
-        Ok(Standing::Linked { size_bytes })
+        Standing::Linked { size_bytes }
     }
 
     /// The repository's link to a blob, made through the same source: the size it states.
-    pub(super) async fn link(&self, origin: &Origin, digest: &Digest) -> Result<Option<Option<u64>>, CacheError> {
+    pub(super) async fn link(&self, origin: &Origin, digest: &Digest) -> Option<Option<u64>> {
         let key = (origin.repository.clone(), *digest);
         if let Some((source, size_bytes)) = self.memory.links.get(&key) {
-            return Ok((*source == *origin.source).then_some(size_bytes));
+            return (*source == *origin.source).then_some(size_bytes);
         }
-        let Some(link) = self.store.records.read(&RecordKey::blob_link(&origin.repository, digest)).await? else { return Ok(None) };
+        let link = self.store.records.read(&RecordKey::blob_link(&origin.repository, digest)).await;
+        let link = self.or_miss(origin, link)?;
         self.memory.links.insert(key, (link.source.as_str().into(), link.size_bytes));
-        Ok((link.source == origin.source).then_some(link.size_bytes))
+        (link.source == origin.source).then_some(link.size_bytes)
     }
 
     /// Notes that a cached manifest refers to a blob.
@@ -71,8 +73,22 @@ impl Cache {
         }
     }
 
+    /// A committed blob, open.
+    pub(super) fn stored_blob(&self, origin: &Origin, digest: &Digest) -> Option<OpenBlob> {
+        self.or_miss(origin, self.store.blobs.open(digest))
+    }
+
+    /// What the store cannot tell is a miss: clients are served for as long as upstream is there.
+    pub(super) fn or_miss<T>(&self, origin: &Origin, read: Result<Option<T>, StorageError>) -> Option<T> {
+        read.unwrap_or_else(|error| {
+            origin.metrics.all().storage_failed(error.operation());
+            tracing::warn!(repository = %origin.repository, %error, "the store cannot be read; upstream is asked instead");
+            None
+        })
+    }
+
     /// A record could not be written: the content is served all the same, and fetched again later.
-    pub(super) fn not_recorded(&self, origin: &Origin, error: &crate::storage::StorageError) {
+    pub(super) fn not_recorded(&self, origin: &Origin, error: &StorageError) {
         origin.metrics.all().storage_failed(error.operation());
         tracing::warn!(repository = %origin.repository, %error, "a record was not kept; it will be fetched from upstream again");
     }

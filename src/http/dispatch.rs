@@ -42,10 +42,14 @@ pub struct Gate {
     pub authorizer: Authorizer,
 }
 
-/// The client ports' service; cheap to clone.
+/// The client ports' service; cheap to clone, which every request does.
 #[derive(Clone)]
 pub struct Edge {
-    gate: Arc<ArcSwap<Gate>>,
+    parts: Arc<EdgeParts>,
+}
+
+struct EdgeParts {
+    gate: ArcSwap<Gate>,
     registry: Registry,
     deliveries: Deliveries,
     metrics: Metrics,
@@ -55,16 +59,19 @@ impl Edge {
     /// A service in front of `registry`.
     #[must_use]
     pub fn new(gate: Gate, registry: Registry, metrics: Metrics) -> Self {
-        Self { gate: Arc::new(ArcSwap::from_pointee(gate)), registry, deliveries: Deliveries::default(), metrics }
+        let gate = ArcSwap::from_pointee(gate);
+        Self { parts: Arc::new(EdgeParts { gate, registry, deliveries: Deliveries::default(), metrics }) }
     }
 
     /// Puts another gate in place; requests under way end with the one they began with.
     pub fn reload(&self, gate: Gate) {
-        self.gate.store(Arc::new(gate));
+        self.parts.gate.store(Arc::new(gate));
     }
+}
 
+impl EdgeParts {
     /// Answers a request.
-    async fn serve(self, request: Request<Incoming>) -> Response<RecordedBody> {
+    async fn serve(&self, request: Request<Incoming>) -> Response<RecordedBody> {
         // No route reads a body; one that is sent is not waited for.
         let (parts, _) = request.into_parts();
         let client = parts.extensions.get::<ClientAddress>().map_or_else(String::new, |client| client.0.ip().to_string());
@@ -161,7 +168,7 @@ impl tower::Service<Request<Incoming>> for Edge {
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        let edge = self.clone();
-        Box::pin(async move { Ok(edge.serve(request).await) })
+        let parts = Arc::clone(&self.parts);
+        Box::pin(async move { Ok(parts.serve(request).await) })
     }
 }

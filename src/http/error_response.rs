@@ -164,14 +164,28 @@ pub(super) fn error_response(error: &HttpError) -> Response<Body> {
 /// The header that belongs to an error, if one does.
 fn header(error: &HttpError, status: StatusCode) -> Option<(HeaderName, HeaderValue)> {
     let text = |name, text: String| HeaderValue::from_str(&text).ok().map(|value| (name, value));
-    match error {
-        HttpError::Route(RouteError::Method { allow, .. }) => Some((ALLOW, HeaderValue::from_static(allow))),
-        HttpError::Registry(RegistryError::RangeNotSatisfiable { total_bytes }) => text(CONTENT_RANGE, format!("bytes */{total_bytes}")),
-        HttpError::Registry(
-            RegistryError::TooManyRequests { retry_after, .. } | RegistryError::UpstreamUnavailable { retry_after, .. },
-        ) => text(RETRY_AFTER, retry_after.unwrap_or(DEFAULT_RETRY_AFTER).as_secs().max(1).to_string()),
-        _ if status == StatusCode::UNAUTHORIZED => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"Headpond\""))),
-        _ if status == StatusCode::SERVICE_UNAVAILABLE => text(RETRY_AFTER, DEFAULT_RETRY_AFTER.as_secs().to_string()),
-        _ => None,
+    if let HttpError::Route(RouteError::Method { allow, .. }) = error {
+        return Some((ALLOW, HeaderValue::from_static(allow)));
     }
+    if let HttpError::Registry(RegistryError::RangeNotSatisfiable { total_bytes }) = error {
+        return text(CONTENT_RANGE, format!("bytes */{total_bytes}"));
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        return Some((WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"Headpond\"")));
+    }
+    if status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::SERVICE_UNAVAILABLE {
+        let wait = asked_to_wait(error).unwrap_or(DEFAULT_RETRY_AFTER);
+        return text(RETRY_AFTER, wait.as_secs().max(1).to_string());
+    }
+    None
+}
+
+/// How long upstream asked to wait.
+fn asked_to_wait(error: &HttpError) -> Option<Duration> {
+    let HttpError::Registry(RegistryError::TooManyRequests { retry_after, .. } | RegistryError::UpstreamUnavailable { retry_after, .. }) =
+        error
+    else {
+        return None;
+    };
+    *retry_after
 }

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use axum::body::Body;
+use axum::http::header::CONTENT_LENGTH;
 use axum::http::{Method, Response};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -11,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::cache::StaleReason;
 use crate::registry::{Outcome, Pulled};
-use crate::telemetry::metrics::{CacheResult, Metrics};
+use crate::telemetry::metrics::Metrics;
 
 /// What is known of a request, gathered while it is answered.
 pub(super) struct RequestRecord {
@@ -80,8 +81,10 @@ impl RequestRecord {
         let status = response.status().as_u16();
         let ttfb = self.started.elapsed();
         self.metrics.http_ttfb.observe(ttfb.as_secs_f64());
+        let length = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         response.map(|body| RecordedBody {
             body,
+            length,
             bytes: 0,
             status,
             ttfb_ms: ttfb.as_secs_f64() * 1000.0,
@@ -95,10 +98,10 @@ impl RequestRecord {
         let duration = self.started.elapsed();
         self.metrics.request_answered(self.route, self.method, body.status, duration.as_secs_f64());
         if let Some(outcome) = &self.outcome {
-            outcome.metrics.requested(outcome.kind, outcome.result);
+            outcome.metrics.requested(outcome.kind, outcome.result());
             outcome.metrics.sent(outcome.kind, body.bytes);
         }
-        let result = self.outcome.as_ref().map_or("", |outcome| outcome.result.as_str());
+        let result = self.outcome.as_ref().map_or("", |outcome| outcome.result().as_str());
         tracing::info!(
             method = self.method,
             path = self.path,
@@ -144,6 +147,8 @@ fn method_name(method: &Method) -> &'static str {
 /// An answer's body, counted.
 pub struct RecordedBody {
     body: Body,
+    /// Length by `Content-Length`, where there is one: hyper does not poll for the end then.
+    length: Option<u64>,
     bytes: u64,
     status: u16,
     ttfb_ms: f64,
@@ -178,17 +183,9 @@ impl HttpBody for RecordedBody {
 
 impl Drop for RecordedBody {
     fn drop(&mut self) {
-        let left_early = || (!self.complete && !self.body.is_end_stream() && self.record.method == "GET").then_some("the client left");
+        let is_complete = self.complete || self.length == Some(self.bytes) || self.body.is_end_stream();
+        let left_early = || (!is_complete && self.record.method == "GET").then_some("the client left");
         let error = self.broken.as_deref().or_else(left_early);
         self.record.end(&Ended { status: self.status, bytes: self.bytes, ttfb_ms: self.ttfb_ms, error });
-    }
-}
-
-impl RequestRecord {
-    /// A body turned out to be streamed past the store.
-    pub(super) const fn bypassed(&mut self) {
-        if let Some(outcome) = &mut self.outcome {
-            outcome.result = CacheResult::Bypass;
-        }
     }
 }

@@ -90,7 +90,8 @@ pub fn parse(method: &Method, uri: &Uri) -> Result<Route, RouteError> {
         ("tags", "list") => reading(method, || Ok(Route::TagsList { name: RepositoryName::parse(name)? })),
         ("blobs", "uploads") | ("uploads", _) => Err(RouteError::Unsupported("pushing")),
         ("manifests", reference) if is_write(method) => {
-            (RepositoryName::parse(name)?, Reference::parse(reference)?);
+            RepositoryName::parse(name)?;
+            Reference::parse(reference)?;
             Err(RouteError::Unsupported("pushing and deleting"))
         }
         ("manifests", reference) => {

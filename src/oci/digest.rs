@@ -219,7 +219,7 @@ mod tests {
         assert_eq!(Digest::parse("latest"), Err(DigestError::Shape));
         assert_eq!(Digest::parse("md5:d41d8cd98f00b204e9800998ecf8427e"), Err(DigestError::Algorithm));
         assert_eq!(Digest::parse("sha256:ab"), Err(DigestError::Hex(Algorithm::Sha256)));
-        let upper = EMPTY_SHA256.replace('e', "E").replace("sha256", "sha256");
+        let upper = EMPTY_SHA256.replace("e3b0", "E3B0");
         assert_eq!(Digest::parse(&upper), Err(DigestError::Hex(Algorithm::Sha256)));
         assert!(Digest::parse(&format!("sha256:{}", "ä".repeat(32))).is_err());
     }

@@ -1,10 +1,11 @@
 //! Pulling manifests and blobs.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Registry, RegistryError};
 use crate::access::Authorized;
-use crate::cache::{BlobAnswer, CacheError, CachedManifest, Demand, ManifestHeader, Origin, Served, StaleReason};
+use crate::cache::{BlobAnswer, BlobDelivery, CacheError, CachedManifest, Demand, ManifestHeader, Origin, Served, StaleReason};
 use crate::oci::{Digest, RangeRequest, Reference};
 use crate::rules::Target;
 use crate::telemetry::metrics::{CacheKind, CacheResult, RuleMetrics};
@@ -14,10 +15,21 @@ use crate::telemetry::metrics::{CacheKind, CacheResult, RuleMetrics};
 pub struct Outcome {
     /// What was asked for.
     pub kind: CacheKind,
-    /// What the cache did.
-    pub result: CacheResult,
+    /// What the cache did, as it looked when the answer began.
+    result: CacheResult,
+    /// Set when a body in transfer turned out not to fit the store.
+    bypassing: Option<Arc<AtomicBool>>,
     /// Where it is counted.
     pub metrics: RuleMetrics,
+}
+
+impl Outcome {
+    /// What the cache did.
+    #[must_use]
+    pub fn result(&self) -> CacheResult {
+        let is_bypassing = self.bypassing.as_ref().is_some_and(|bypassing| bypassing.load(Ordering::Acquire));
+        if is_bypassing { CacheResult::Bypass } else { self.result }
+    }
 }
 
 /// An answer and how it came about.
@@ -79,7 +91,11 @@ impl Registry {
     ) -> Result<Pulled<BlobAnswer>, RegistryError> {
         let origin = self.origin(target).await?;
         let answer = self.cache.blob(&origin, digest, range).await;
-        pulled(&origin, CacheKind::Blob, answer.map(served_blob))
+        let mut pulled = pulled(&origin, CacheKind::Blob, answer.map(served_blob))?;
+        if let BlobDelivery::Follow(follower) = &pulled.value.delivery {
+            pulled.outcome.bypassing = Some(follower.bypassing());
+        }
+        Ok(pulled)
     }
 
     /// The length of a blob.
@@ -110,7 +126,7 @@ pub(super) fn pulled<T>(origin: &Origin, kind: CacheKind, served: Result<Served<
     match served {
         Ok(served) => Ok(Pulled {
             value: served.value,
-            outcome: Outcome { kind, result: served.result, metrics: origin.metrics.clone() },
+            outcome: Outcome { kind, result: served.result, bypassing: None, metrics: origin.metrics.clone() },
             stale: served.stale,
         }),
         Err(error) => {

@@ -56,12 +56,9 @@ pub enum StorageError {
 impl StorageError {
     /// Wraps the failure of a file operation, telling "full" from the rest.
     pub(super) fn file(operation: &'static str, path: &Path, source: io::Error) -> Self {
-        match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-                Self::NoSpace { operation, path: path.to_owned() }
-            }
-            _ => Self::File { operation, path: path.to_owned(), source: Arc::new(source) },
-        }
+        let is_full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::FileTooLarge].contains(&source.kind());
+        let path = path.to_owned();
+        if is_full { Self::NoSpace { operation, path } } else { Self::File { operation, path, source: Arc::new(source) } }
     }
 
     /// The operation, as a metric's label.

@@ -40,6 +40,9 @@ pub struct RepositoryRecord {
     pub source: String,
     /// The repository's name there.
     pub upstream_repository: String,
+    /// Whether only users may pull it, which holds when its rule is gone, too.
+    #[serde(default)]
+    pub needs_user: bool,
     /// Unix seconds.
     pub created_at: u64,
 }

@@ -143,7 +143,7 @@ impl Bypass {
         let actual = check.hasher.clone().finish();
         if actual != self.digest {
             self.origin.metrics.all().digest_mismatch.inc();
-            return Err(FillError::DigestMismatch { expected: self.digest, actual });
+            return Err(FillError::DigestMismatch { expected: Box::new(self.digest), actual: Box::new(actual) });
         }
         check.holds = true;
         Ok(true)
@@ -162,7 +162,7 @@ impl Bypass {
             match stream.next().await {
                 Some(Ok(bytes)) => {
                     self.origin.metrics.received(CacheKind::Blob, bytes.len() as u64);
-                    if let Some(bytes) = self.take(bytes) {
+                    if let Some(bytes) = self.take(&bytes) {
                         self.backoff.progressed();
                         return Ok(Some(bytes));
                     }
@@ -182,7 +182,7 @@ impl Bypass {
     }
 
     /// The part of `bytes` that is wanted: an upstream without ranges starts at 0 again.
-    fn take(&mut self, bytes: Bytes) -> Option<Bytes> {
+    fn take(&mut self, bytes: &Bytes) -> Option<Bytes> {
         let stream = self.stream.as_mut()?;
         let start = stream.start;
         stream.start += bytes.len() as u64;

@@ -12,7 +12,7 @@ use super::{Fill, Follower};
 use crate::cache::Origin;
 use crate::cache::vouch::Standing;
 use crate::oci::Digest;
-use crate::storage::{BlobFiles, OpenBlob, StorageError};
+use crate::storage::{BlobFiles, OpenBlob};
 use crate::tasks::Tasks;
 
 /// Limits of fills; the configuration's `limits` name and default them.
@@ -91,9 +91,6 @@ impl Fills {
     ///
     /// When as many fills as allowed are under way and all are followed, the blob is streamed
     /// through without being kept.
-    ///
-    /// # Errors
-    /// When the store cannot say whether the blob is here.
     pub fn start(
         &self,
         origin: &Arc<Origin>,
@@ -102,32 +99,33 @@ impl Fills {
         expected_bytes: Option<u64>,
         standing: Standing,
         committed: Committed,
-    ) -> Result<Start, StorageError> {
+    ) -> Start {
         let mut running = self.lock();
         if let Some(found) = running.get(&digest) {
             if !found.admits(origin, standing) {
-                return Ok(Start::NotYours);
+                return Start::NotYours;
             }
             let fill = Arc::clone(&found.fill);
             drop(running);
-            return Ok(Start::Joined(self.follow(fill, origin, demand)));
+            return Start::Joined(self.follow(fill, origin, demand));
         }
         // A fill leaves the map only after its blob is visible, so this look cannot miss it.
-        if let Some(blob) = self.blobs.open(&digest)? {
-            return Ok(if standing == Standing::Vouched { Start::Here(blob) } else { Start::NotYours });
+        // A store that cannot say is filled, and the clients served, for as long as upstream is there.
+        if let Ok(Some(blob)) = self.blobs.open(&digest) {
+            return if standing == Standing::Vouched { Start::Here(blob) } else { Start::NotYours };
         }
         let fill = Arc::new(Fill::new(digest));
         if running.len() >= self.limits.max_fills && !drop_oldest_unfollowed(&running) {
             drop(running);
             fill.refuse(self.limits.max_fills);
-            return Ok(Start::Began(self.follow(fill, origin, demand)));
+            return Start::Began(self.follow(fill, origin, demand));
         }
         let number = running.values().map(|running| running.number).max().unwrap_or_default() + 1;
         running.insert(digest, Running { fill: Arc::clone(&fill), origin: Arc::clone(origin), number });
         drop(running);
         let follower = self.follow(Arc::clone(&fill), origin, demand);
         self.spawn(Transfer::new(fill, Arc::clone(origin), self.limits.clone(), expected_bytes), digest, committed);
-        Ok(Start::Began(follower))
+        Start::Began(follower)
     }
 
     fn spawn(&self, transfer: Transfer, digest: Digest, committed: Committed) {

@@ -58,12 +58,6 @@ impl Plan {
         }
     }
 
-    /// Whether any connection is at work.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.connections.is_empty()
-    }
-
     /// Whether connection `id` was asked to start elsewhere than at 0.
     #[must_use]
     pub fn expects_other_start(&self, id: ConnectionId) -> bool {
@@ -140,10 +134,15 @@ impl Plan {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init)] // a demand is an interval
 mod tests {
     use super::*;
 
     const MIB: u64 = 1024 * 1024;
+
+    fn whole() -> [Range<u64>; 1] {
+        [0..u64::MAX]
+    }
 
     fn covered(ranges: &[Range<u64>]) -> Coverage {
         let mut coverage = Coverage::default();
@@ -154,8 +153,8 @@ mod tests {
     #[test]
     fn a_whole_blob_is_one_plain_request() {
         let mut plan = Plan::new(4, None);
-        assert_eq!(plan.next(&Coverage::default(), &[0..u64::MAX]), Some(Assignment { id: 1, range: None }));
-        assert_eq!(plan.next(&Coverage::default(), &[0..u64::MAX]), None);
+        assert_eq!(plan.next(&Coverage::default(), &whole()), Some(Assignment { id: 1, range: None }));
+        assert_eq!(plan.next(&Coverage::default(), &whole()), None);
     }
 
     #[test]
@@ -170,7 +169,7 @@ mod tests {
     fn a_range_far_ahead_cuts_the_connection_that_would_come_by() {
         let mut plan = Plan::new(4, Some(100 * MIB));
         let coverage = Coverage::default();
-        plan.next(&coverage, std::slice::from_ref(&(0..u64::MAX)));
+        plan.next(&coverage, &whole());
         let demands = [0..u64::MAX, 60 * MIB..70 * MIB];
         assert_eq!(plan.next(&coverage, &demands).unwrap().range, Some(60 * MIB..70 * MIB));
         assert_eq!(plan.advance(1, 80 * MIB), (0..60 * MIB, true));
@@ -183,7 +182,7 @@ mod tests {
     #[test]
     fn a_range_that_comes_soon_opens_nothing() {
         let mut plan = Plan::new(4, Some(100 * MIB));
-        plan.next(&Coverage::default(), std::slice::from_ref(&(0..u64::MAX)));
+        plan.next(&Coverage::default(), &whole());
         assert_eq!(plan.next(&Coverage::default(), &[0..u64::MAX, 2 * MIB..9 * MIB]), None);
     }
 
@@ -203,7 +202,7 @@ mod tests {
         plan.next(&covered(&[0..50]), &[]);
         plan.without_ranges(1);
         assert_eq!(plan.advance(1, 60), (0..60, false));
-        assert_eq!(plan.next(&covered(&[0..60]), std::slice::from_ref(&(90..95))), None);
+        assert_eq!(plan.next(&covered(&[0..60]), &[90..95]), None);
         plan.finish(1);
         assert_eq!(plan.next(&covered(&[0..60]), &[]), Some(Assignment { id: 2, range: None }));
     }

@@ -198,7 +198,7 @@ impl Transfer {
             (None, Some(expected_bytes)) => expected_bytes.min(self.limits.max_blob_bytes),
             _ => self.limits.max_blob_bytes,
         };
-        if end > limit_bytes { Err(FillError::TooLong { digest: self.fill.digest, limit_bytes }) } else { Ok(()) }
+        if end > limit_bytes { Err(FillError::TooLong { digest: Box::new(self.fill.digest), limit_bytes }) } else { Ok(()) }
     }
 
     /// A connection has its answer.

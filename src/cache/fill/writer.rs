@@ -92,7 +92,11 @@ impl Writer {
         self.hash_written()?;
         let actual: Digest = self.hasher.clone().finish();
         let expected = self.fill.digest;
-        Ok(if actual == expected { Ok(()) } else { Err(FillError::DigestMismatch { expected, actual }) })
+        Ok(if actual == expected {
+            Ok(())
+        } else {
+            Err(FillError::DigestMismatch { expected: Box::new(expected), actual: Box::new(actual) })
+        })
     }
 
     /// Up to where the beginning is hashed, and the state of the hash there.
