@@ -45,7 +45,7 @@ install_packages() {
   fi
   say "packages: ${missing[*]}"
   forbid_services
-  export DEBIAN_FRONTEND=noninteractive
+  export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1
   apt-get -qq update
   apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
 }

@@ -82,8 +82,10 @@ class Proxy:
         if self.gate:
             self.gate.open()
         self._do(self._close())
+        self._do(self._cancel_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
+        self._loop.close()
 
     def _do(self, work) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
@@ -97,6 +99,12 @@ class Proxy:
             self._server = None
         for writer in list(self._clients):
             writer.transport.abort()
+
+    async def _cancel_all(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._clients.add(writer)
