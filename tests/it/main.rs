@@ -4,6 +4,7 @@
 mod cli;
 mod config;
 mod fake_upstream;
+mod fill;
 mod headpond;
 mod pull;
 mod server;
