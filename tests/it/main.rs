@@ -6,6 +6,7 @@ mod cli;
 mod config;
 mod documents;
 mod fake_upstream;
+mod fill;
 mod headpond;
 mod pull;
 mod server;
