@@ -4,8 +4,11 @@
 mod cli;
 mod config;
 mod fake_upstream;
+mod freshness;
 mod headpond;
+mod outage;
 mod pull;
 mod server;
 mod server_tls;
+mod tags;
 mod upstream;
