@@ -3,12 +3,15 @@
 
 mod cli;
 mod config;
+mod errors;
 mod fake_upstream;
 mod freshness;
 mod headpond;
+mod manifests;
 mod outage;
 mod pull;
 mod server;
 mod server_tls;
 mod tags;
+mod tags_list;
 mod upstream;
