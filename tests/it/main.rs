@@ -1,8 +1,10 @@
 //! Every integration test in one binary, over real sockets.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod architecture;
 mod cli;
 mod config;
+mod documents;
 mod errors;
 mod fake_upstream;
 mod freshness;
