@@ -10,8 +10,6 @@ mod tags;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-
 pub use error::RegistryError;
 pub use pull::{Outcome, Pulled};
 pub use tags::{Page, TagsPage};
@@ -40,11 +38,11 @@ pub type Upstreams = HashMap<Prefix, RuleUpstream>;
 /// The label of requests that no rule answers.
 const NO_RULE: &str = "";
 
-/// The use cases over one cache; cheap to clone.
-#[derive(Clone)]
+/// The use cases over one cache and one set of rules. A reload makes another one, which stands
+/// behind the same gate as its rules: so no request is let in by old rules and served by new ones.
 pub struct Registry {
     cache: Cache,
-    upstreams: Arc<ArcSwap<Upstreams>>,
+    upstreams: Upstreams,
     no_rule: RuleMetrics,
 }
 
@@ -52,12 +50,7 @@ impl Registry {
     /// A registry over `cache`.
     #[must_use]
     pub fn new(cache: Cache, upstreams: Upstreams, metrics: &Metrics) -> Self {
-        Self { cache, upstreams: Arc::new(ArcSwap::from_pointee(upstreams)), no_rule: metrics.for_rule(NO_RULE) }
-    }
-
-    /// Puts other upstreams in place; requests under way end with those they began with.
-    pub fn reload(&self, upstreams: Upstreams) {
-        self.upstreams.store(Arc::new(upstreams));
+        Self { cache, upstreams, no_rule: metrics.for_rule(NO_RULE) }
     }
 
     /// Where the content of an authorized target comes from.
@@ -66,10 +59,9 @@ impl Registry {
         match target.into_target() {
             Target::Hosted { repository } => self.orphan(repository, is_user).await,
             Target::PullThrough(target) => {
-                let upstreams = self.upstreams.load();
-                let Some(found) = upstreams.get(&target.rule.prefix) else { return self.orphan(target.repository, is_user).await };
+                let Some(found) = self.upstreams.get(&target.rule.prefix) else { return self.orphan(target.repository, is_user).await };
                 Ok(Arc::new(Origin {
-                    source: found.upstream.source().to_string(),
+                    source: found.upstream.source().as_str().into(),
                     upstream: Some(found.upstream.clone()),
                     metrics: found.metrics.clone(),
                     freshness: target.rule.freshness.clone(),
@@ -91,7 +83,7 @@ impl Registry {
         let remote = RepositoryName::parse(&record.upstream_repository).map_err(|_| unknown())?;
         Ok(Arc::new(Origin {
             needs_user: record.needs_user,
-            source: record.source,
+            source: record.source.into(),
             upstream: None,
             metrics: self.no_rule.clone(),
             freshness: FreshnessRule::default(),

@@ -12,7 +12,7 @@ use crate::cache::{CacheLimits, FillLimits};
 use crate::clock::Clock;
 use crate::config::Rule;
 use crate::http::Gate;
-use crate::registry::{RuleUpstream, Upstreams};
+use crate::registry::{Registry, RuleUpstream, Upstreams};
 use crate::rules::RuleTable;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::{Credential, Endpoint, Upstream, UpstreamLimits, UpstreamSettings, Url};
@@ -29,8 +29,8 @@ impl Endpoints {
         Self { clock, in_use: Vec::new() }
     }
 
-    /// An upstream for every rule.
-    pub(super) fn upstreams(&mut self, config: &Config, metrics: &Metrics) -> anyhow::Result<Upstreams> {
+    /// An upstream for every rule, and the endpoints they use.
+    pub(super) fn upstreams(&self, config: &Config, metrics: &Metrics) -> anyhow::Result<(Upstreams, Vec<Arc<Endpoint>>)> {
         let mut upstreams = HashMap::new();
         let mut in_use: Vec<Arc<Endpoint>> = Vec::new();
         for rule in &config.rules {
@@ -46,8 +46,12 @@ impl Endpoints {
             upstreams.insert(rule.prefix.clone(), RuleUpstream { upstream, metrics: rule_metrics });
             in_use.push(endpoint);
         }
+        Ok((upstreams, in_use))
+    }
+
+    /// Takes note of the endpoints that are in use from now on.
+    pub(super) fn keep(&mut self, in_use: Vec<Arc<Endpoint>>) {
         self.in_use = in_use;
-        Ok(upstreams)
     }
 }
 
@@ -94,11 +98,11 @@ pub(super) fn cache_limits(limits: &Limits) -> CacheLimits {
     }
 }
 
-/// What stands before the registry.
-pub(super) fn gate(config: &Config) -> anyhow::Result<Gate> {
+/// The registry, and what stands before it.
+pub(super) fn gate(config: &Config, registry: Registry) -> anyhow::Result<Gate> {
     let authenticator = Authenticator::new(&config.auth, &config.limits).context("the users cannot be read")?;
     let authorizer = Authorizer { has_users: config.auth.users.is_some() };
-    Ok(Gate { rules: RuleTable::new(config.rules.clone()), authenticator, authorizer })
+    Ok(Gate { rules: RuleTable::new(config.rules.clone()), authenticator, authorizer, registry })
 }
 
 /// The keys that differ and are only read at start.

@@ -1,5 +1,7 @@
 //! Where a repository's content comes from.
 
+use std::sync::Arc;
+
 use crate::config::FreshnessRule;
 use crate::oci::RepositoryName;
 use crate::telemetry::metrics::RuleMetrics;
@@ -13,7 +15,7 @@ pub struct Origin {
     /// The name there.
     pub remote: RepositoryName,
     /// Identifier of upstream and credential: records made through another one do not count.
-    pub source: String,
+    pub source: Arc<str>,
     /// `None` when the rule is gone and only what is cached can be served.
     pub upstream: Option<Upstream>,
     /// How long tags are fresh.
@@ -24,7 +26,20 @@ pub struct Origin {
     pub metrics: RuleMetrics,
 }
 
+/// A repository as one source fills it. What is remembered of it goes by this: a rule that names
+/// another upstream, or other credentials, from now on finds nothing of what the old one brought.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct OriginKey {
+    source: Arc<str>,
+    repository: RepositoryName,
+}
+
 impl Origin {
+    /// Under which it is remembered.
+    pub(super) fn key(&self) -> OriginKey {
+        OriginKey { source: Arc::clone(&self.source), repository: self.repository.clone() }
+    }
+
     /// The upstream.
     ///
     /// # Errors

@@ -32,7 +32,7 @@ const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api
 /// The registry a mirror answers for (containerd).
 const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 
-/// Everything that stands before the registry, replaced as a whole on reload.
+/// The registry and everything that stands before it, replaced as a whole on reload.
 pub struct Gate {
     /// Names to targets.
     pub rules: RuleTable,
@@ -40,6 +40,8 @@ pub struct Gate {
     pub authenticator: Authenticator,
     /// Whether they may.
     pub authorizer: Authorizer,
+    /// What serves them, with the upstreams of those same rules.
+    pub registry: Registry,
 }
 
 /// The client ports' service; cheap to clone, which every request does.
@@ -50,17 +52,16 @@ pub struct Edge {
 
 struct EdgeParts {
     gate: ArcSwap<Gate>,
-    registry: Registry,
     deliveries: Deliveries,
     metrics: Metrics,
 }
 
 impl Edge {
-    /// A service in front of `registry`.
+    /// A service behind `gate`.
     #[must_use]
-    pub fn new(gate: Gate, registry: Registry, metrics: Metrics) -> Self {
+    pub fn new(gate: Gate, metrics: Metrics) -> Self {
         let gate = ArcSwap::from_pointee(gate);
-        Self { parts: Arc::new(EdgeParts { gate, registry, deliveries: Deliveries::default(), metrics }) }
+        Self { parts: Arc::new(EdgeParts { gate, deliveries: Deliveries::default(), metrics }) }
     }
 
     /// Puts another gate in place; requests under way end with the one they began with.
@@ -92,7 +93,7 @@ impl EdgeParts {
         let headers = &parts.headers;
         let query = parts.uri.query().unwrap_or_default();
         let ns = parameter(query, "ns");
-        let (registry, ns) = (&self.registry, ns.as_deref());
+        let (registry, ns) = (&gate.registry, ns.as_deref());
         let mut response = match &route {
             Route::Base => {
                 self.authenticate(&gate, parts, record).await?;
@@ -110,7 +111,7 @@ impl EdgeParts {
             Route::Blob { name, digest } => {
                 let target = self.admit(&gate, parts, name, ns, Action::Pull, record).await?;
                 if is_head {
-                    v2::blob::head(registry, target, digest, record).await?
+                    v2::blob::head(registry, target, digest, headers, record).await?
                 } else {
                     v2::blob::get(registry, &self.deliveries, target, digest, headers, record).await?
                 }
