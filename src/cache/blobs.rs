@@ -70,9 +70,16 @@ impl Cache {
 
     /// Asks upstream whether it has the blob, once for all who want to know now.
     async fn ask_for_word(&self, origin: &Arc<Origin>, digest: &Digest) -> Result<(Option<u64>, CacheResult), CacheError> {
-        self.refuse_absent(origin, digest)?;
+        self.refuse_again(origin, digest)?;
         let (cache, asking, wanted) = (self.clone(), Arc::clone(origin), *digest);
-        let (role, landing) = self.blob_heads.join((origin.repository.clone(), *digest), || async move {
+        let (role, landing) = self.blob_heads.join((origin.key(), *digest), || async move {
+            // What upstream said between this caller's look and now.
+            cache.refuse_again(&asking, &wanted)?;
+            if cache.memory.vouched.contains_key(&(asking.key(), wanted))
+                && let Some(Some(size_bytes)) = cache.link(&asking, &wanted).await
+            {
+                return Ok(Some(size_bytes));
+            }
             let upstream = asking.upstream.as_ref().ok_or(CacheError::Unreachable)?;
             match upstream.head_blob(&asking.remote, &wanted).await {
                 Ok(size_bytes) => {
@@ -97,7 +104,7 @@ impl Cache {
         standing: Standing,
         range: Option<RangeRequest>,
     ) -> Result<Option<BlobAnswer>, CacheError> {
-        self.refuse_absent(origin, digest)?;
+        self.refuse_again(origin, digest)?;
         let (placed, expected_bytes) = self.place(origin, digest, standing, range).await?;
         let demand = placed.map_or(0..u64::MAX, ByteRange::half_open);
         let committed = self.vouch_when_committed(origin, digest);
@@ -148,11 +155,6 @@ impl Cache {
     fn vouch_when_committed(&self, origin: &Arc<Origin>, digest: &Digest) -> Committed {
         let (cache, origin, digest) = (self.clone(), Arc::clone(origin), *digest);
         Box::new(move |length_bytes| Box::pin(async move { cache.vouch(&origin, digest, Some(length_bytes)).await }))
-    }
-
-    fn refuse_absent(&self, origin: &Origin, digest: &Digest) -> Result<(), CacheError> {
-        let absent = self.memory.absent.contains_key(&(origin.repository.clone(), digest.to_string()));
-        if absent { Err(CacheError::Negative) } else { Ok(()) }
     }
 }
 

@@ -32,7 +32,7 @@ const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api
 /// The registry a mirror answers for (containerd).
 const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 
-/// Everything that stands before the registry, replaced as a whole on reload.
+/// The registry and everything that stands before it, replaced as a whole on reload.
 pub struct Gate {
     /// Names to targets.
     pub rules: RuleTable,
@@ -40,6 +40,8 @@ pub struct Gate {
     pub authenticator: Authenticator,
     /// Whether they may.
     pub authorizer: Authorizer,
+    /// What serves them, with the upstreams of those same rules.
+    pub registry: Registry,
 }
 
 /// The client ports' service; cheap to clone, which every request does.
@@ -50,17 +52,16 @@ pub struct Edge {
 
 struct EdgeParts {
     gate: ArcSwap<Gate>,
-    registry: Registry,
     deliveries: Deliveries,
     metrics: Metrics,
 }
 
 impl Edge {
-    /// A service in front of `registry`.
+    /// A service behind `gate`.
     #[must_use]
-    pub fn new(gate: Gate, registry: Registry, metrics: Metrics) -> Self {
+    pub fn new(gate: Gate, metrics: Metrics) -> Self {
         let gate = ArcSwap::from_pointee(gate);
-        Self { parts: Arc::new(EdgeParts { gate, registry, deliveries: Deliveries::default(), metrics }) }
+        Self { parts: Arc::new(EdgeParts { gate, deliveries: Deliveries::default(), metrics }) }
     }
 
     /// Puts another gate in place; requests under way end with the one they began with.
@@ -74,8 +75,8 @@ impl EdgeParts {
     async fn serve(&self, request: Request<Incoming>) -> Response<RecordedBody> {
         // No route reads a body; one that is sent is not waited for.
         let (parts, _) = request.into_parts();
-        let client = parts.extensions.get::<ClientAddress>().map_or_else(String::new, |client| client.0.ip().to_string());
-        let mut record = RequestRecord::begin(self.metrics.clone(), &parts.method, parts.uri.path(), client);
+        let client = parts.extensions.get::<ClientAddress>().map(|client| client.0.ip());
+        let mut record = RequestRecord::begin(self.metrics.clone(), &parts.method, &parts.uri, client);
         let mut response = self.answer(&parts, &mut record).await.unwrap_or_else(|error| {
             record.error(error.to_string());
             error_response(&error)
@@ -92,7 +93,7 @@ impl EdgeParts {
         let headers = &parts.headers;
         let query = parts.uri.query().unwrap_or_default();
         let ns = parameter(query, "ns");
-        let (registry, ns) = (&self.registry, ns.as_deref());
+        let (registry, ns) = (&gate.registry, ns.as_deref());
         let mut response = match &route {
             Route::Base => {
                 self.authenticate(&gate, parts, record).await?;
@@ -110,7 +111,7 @@ impl EdgeParts {
             Route::Blob { name, digest } => {
                 let target = self.admit(&gate, parts, name, ns, Action::Pull, record).await?;
                 if is_head {
-                    v2::blob::head(registry, target, digest, record).await?
+                    v2::blob::head(registry, target, digest, headers, record).await?
                 } else {
                     v2::blob::get(registry, &self.deliveries, target, digest, headers, record).await?
                 }
@@ -138,7 +139,7 @@ impl EdgeParts {
     ) -> Result<Authorized<Target>, HttpError> {
         let principal = self.authenticate(gate, parts, record).await?;
         let target = gate.rules.resolve(name, ns)?;
-        record.target(target.repository().to_string(), target.rule_label().to_owned());
+        record.target(&target);
         Ok(gate.authorizer.authorize(&principal, action, target)?)
     }
 
@@ -148,9 +149,7 @@ impl EdgeParts {
         let principal =
             gate.authenticator.authenticate(authorization, client).await.inspect_err(|_| self.metrics.authenticated("refused"))?;
         self.metrics.authenticated(if principal.is_anonymous() { "anonymous" } else { "accepted" });
-        if !principal.is_anonymous() {
-            record.principal(principal.to_string());
-        }
+        record.principal(&principal);
         Ok(principal)
     }
 }
