@@ -121,6 +121,8 @@ pub struct Fill {
     digest: Digest,
     /// Through which it comes; what upstream refuses there it may have elsewhere.
     repository: RepositoryName,
+    /// Length by the manifest that refers to it, if one is cached.
+    expected_bytes: Option<u64>,
     progress: watch::Sender<Progress>,
     /// Intervals asked for, with how many ask for each.
     demands: Mutex<BTreeMap<(u64, u64), usize>>,
@@ -131,11 +133,12 @@ pub struct Fill {
 }
 
 impl Fill {
-    pub(crate) fn new(digest: Digest, repository: RepositoryName) -> Self {
+    pub(crate) fn new(digest: Digest, repository: RepositoryName, expected_bytes: Option<u64>) -> Self {
         let progress = Progress { phase: Phase::Opening, total_bytes: None, coverage: Coverage::default(), file: None };
         Self {
             digest,
             repository,
+            expected_bytes,
             progress: watch::Sender::new(progress),
             demands: Mutex::default(),
             demanded: Notify::new(),

@@ -4,9 +4,12 @@
 mod cli;
 mod config;
 mod fake_upstream;
+mod faulty_disk;
+mod faulty_records;
 mod fill;
 mod headpond;
 mod pull;
 mod server;
 mod server_tls;
+mod storage;
 mod upstream;

@@ -87,12 +87,6 @@ impl Plan {
         self.connections.extract_if(.., |connection| connection.id != kept).map(|connection| connection.id).collect()
     }
 
-    /// Whether nothing is being fetched.
-    #[must_use]
-    pub const fn is_idle(&self) -> bool {
-        self.connections.is_empty()
-    }
-
     /// The next connection to open, if one is needed and allowed.
     pub fn next(&mut self, coverage: &Coverage, demands: &[Range<u64>]) -> Option<Assignment> {
         let allowed = if self.ranges { self.max_connections } else { 1 };

@@ -60,7 +60,7 @@ pub(super) struct Transfer {
     fill: Arc<Fill>,
     origin: Arc<Origin>,
     limits: FillLimits,
-    /// Length by the manifest that refers to the blob, if one is cached.
+    /// See [`Fill`].
     expected_bytes: Option<u64>,
     plan: Plan,
     backoff: Backoff,
@@ -76,7 +76,8 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
-    pub(super) fn new(fill: Arc<Fill>, origin: Arc<Origin>, limits: FillLimits, expected_bytes: Option<u64>) -> Self {
+    pub(super) fn new(fill: Arc<Fill>, origin: Arc<Origin>, limits: FillLimits) -> Self {
+        let expected_bytes = fill.expected_bytes;
         let (sender, events) = mpsc::channel(QUEUED_PIECES);
         Self {
             // A blob of no bytes is asked for like one of unknown length: something must be.
@@ -146,18 +147,8 @@ impl Transfer {
         }
     }
 
-    /// Whether every byte is there. Where upstream never told the length, the manifest's counts: what
-    /// is longer or shorter does not have the digest.
-    fn is_complete(&mut self) -> bool {
-        let told_by_manifest = || self.expected_bytes.filter(|_| self.is_answered && self.plan.is_idle());
-        let Some(total_bytes) = self.total_bytes.or_else(told_by_manifest) else { return false };
-        if !self.fill.progress.borrow().coverage.is_complete(total_bytes) {
-            return false;
-        }
-        if self.total_bytes.is_none() {
-            self.set_total(total_bytes);
-        }
-        true
+    fn is_complete(&self) -> bool {
+        self.total_bytes.is_some_and(|total_bytes| self.fill.progress.borrow().coverage.is_complete(total_bytes))
     }
 
     fn set_total(&mut self, total_bytes: u64) {
@@ -256,6 +247,10 @@ impl Transfer {
         }
         if let Some(total_bytes) = total_bytes {
             self.told_length(total_bytes, writer).await?;
+        } else if let (None, Some(expected_bytes)) = (self.total_bytes, self.expected_bytes) {
+            // Upstream does not tell, so the manifest's word counts: what is longer or shorter does
+            // not have the digest.
+            self.set_total(expected_bytes);
         }
         self.fill.progress.send_modify(|progress| {
             if matches!(progress.phase, Phase::Opening) {
