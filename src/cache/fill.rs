@@ -184,6 +184,17 @@ impl Fill {
         self.set_phase(Phase::Unkept { from: 0, hasher: DigestHasher::new(self.digest.algorithm()) });
     }
 
+    /// Nothing will come any more: tells the followers, unless they know.
+    fn abandon(&self) {
+        self.progress.send_if_modified(|progress| {
+            let is_unfinished = matches!(progress.phase, Phase::Opening | Phase::Filling);
+            if is_unfinished {
+                progress.phase = Phase::Failed(FillError::Dropped);
+            }
+            is_unfinished
+        });
+    }
+
     fn set_phase(&self, phase: Phase) {
         self.progress.send_modify(|progress| progress.phase = phase);
     }

@@ -170,7 +170,7 @@ fn drop_oldest_unfollowed(running: &HashMap<Digest, Running>) -> bool {
     true
 }
 
-/// Takes a fill out when it is over, however it ended.
+/// Takes a fill out when it is over, however it ended: cancelled by shutdown, or by a panic, too.
 struct Arrival {
     fills: Fills,
     fill: Arc<Fill>,
@@ -178,6 +178,7 @@ struct Arrival {
 
 impl Drop for Arrival {
     fn drop(&mut self) {
+        self.fill.abandon();
         let mut running = self.fills.lock();
         // One that was given up may have been replaced.
         if running.get(self.fill.digest()).is_some_and(|running| Arc::ptr_eq(&running.fill, &self.fill)) {

@@ -97,14 +97,11 @@ impl Transfer {
         }
     }
 
-    /// Runs to the end. Whatever happens, the followers are told. The length, if the blob is in the
-    /// store.
+    /// Runs to the end, and tells the followers. The length, if the blob is in the store.
     pub(super) async fn run(mut self, blobs: BlobFiles) -> Option<u64> {
-        let unfinished = Unfinished(Arc::clone(&self.fill));
         let metrics = self.origin.metrics.all().clone();
         metrics.fills_inflight.inc();
         let result = self.fill_and_commit(blobs).await;
-        drop(unfinished);
         metrics.fills_inflight.dec();
         metrics.fill_ended(result);
         self.total_bytes.filter(|_| result == FillResult::Committed)
@@ -120,7 +117,14 @@ impl Transfer {
         match self.transfer(&mut writer).await {
             Ok(()) => self.commit(writer).await,
             Err(Stop::Unkept(error)) => self.unkept(writer, &error).await,
-            Err(Stop::Failed(error)) => self.failed(error),
+            Err(Stop::Failed(error)) => {
+                let removed = move || {
+                    drop(writer); // and the staged file with it
+                    Ok(())
+                };
+                let _ = blocking(removed).await;
+                self.failed(error)
+            }
         }
     }
 
@@ -350,6 +354,7 @@ impl Transfer {
     }
 
     fn failed(&self, error: FillError) -> FillResult {
+        let (digest, rule) = (self.fill.digest, self.origin.metrics.rule());
         let result = match &error {
             FillError::DigestMismatch { .. } => {
                 self.origin.metrics.all().digest_mismatch.inc();
@@ -358,24 +363,18 @@ impl Transfer {
             FillError::Dropped => FillResult::Dropped,
             FillError::Upstream(_) | FillError::TooLong { .. } | FillError::Read(_) | FillError::TooManyBypasses => FillResult::Failed,
         };
-        tracing::warn!(digest = %self.fill.digest, rule = self.origin.metrics.rule(), %error, "a fill failed; nothing of it is kept");
+        match &error {
+            FillError::Dropped => tracing::info!(%digest, rule, "a fill was dropped: no client follows it, and there are too many such"),
+            // Told to the clients, whose requests are logged.
+            FillError::Upstream(UpstreamError::NotFound { .. }) => tracing::debug!(%digest, rule, %error, "upstream does not have a blob"),
+            FillError::Upstream(_)
+            | FillError::DigestMismatch { .. }
+            | FillError::TooLong { .. }
+            | FillError::Read(_)
+            | FillError::TooManyBypasses => tracing::warn!(%digest, rule, "a fill failed, nothing of it is kept: {error}"),
+        }
         self.fill.set_phase(Phase::Failed(error));
         result
-    }
-}
-
-/// Tells the followers of a transfer that was cancelled.
-struct Unfinished(Arc<Fill>);
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        self.0.progress.send_if_modified(|progress| {
-            let is_unfinished = matches!(progress.phase, Phase::Opening | Phase::Filling);
-            if is_unfinished {
-                progress.phase = Phase::Failed(FillError::Dropped);
-            }
-            is_unfinished
-        });
     }
 }
 

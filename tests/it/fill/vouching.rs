@@ -59,9 +59,11 @@ async fn a_cached_blob_that_another_upstream_has_is_served_without_a_download() 
     let (up, other, server) = two_upstreams().await;
     let content = pseudo_random(3, MIB);
     let digest = up.put_blob(content.clone());
-    other.put_blob(content);
+    other.put_blob(content.clone());
     assert_eq!(server.get(&Headpond::blob(&digest)).await.digest(), digest);
     server.wait_for_fills().await;
+    let range = server.get_range(&blob_of("other/library/x", &digest), "bytes=5-9").await;
+    assert!(*range.bytes() == content[5..10]);
     for _ in 0..2 {
         assert_eq!(server.get(&blob_of("other/library/x", &digest)).await.digest(), digest);
     }
