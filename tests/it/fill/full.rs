@@ -1,5 +1,7 @@
 //! A store that is full: clients are served all the same, and nothing is kept.
 
+use std::sync::{Arc, Mutex};
+
 use reqwest::StatusCode;
 
 use super::{MIB, Reader, fake_with_blob};
@@ -11,7 +13,7 @@ const LENGTH: usize = 8 * MIB;
 const BYPASSES: &str = r#"headpond_cache_requests_total{kind="blob",result="bypass",rule="up"}"#;
 const NOT_KEPT: &str = r#"headpond_fills_total{result="not_kept"}"#;
 
-async fn server_on(fake: &FakeUpstream, disk: &std::sync::Arc<FaultyDisk>, top: &str) -> Headpond {
+async fn server_on(fake: &FakeUpstream, disk: &Arc<FaultyDisk>, top: &str) -> Headpond {
     Headpond::in_directory(fake, "", top, tempfile::tempdir().unwrap(), disk.world()).await
 }
 
@@ -134,4 +136,51 @@ async fn a_range_of_a_body_without_a_length_is_streamed_past_the_store_too() {
     assert_eq!(range.rest().await, Ok(5_000_000));
     let mut whole = Reader::open(&server, &image.layers[0], "", &content).await;
     assert_eq!(whole.rest().await, Ok(LENGTH));
+}
+
+/// What is logged while a test runs on one thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn lines_with(&self, text: &str) -> Vec<String> {
+        let log = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
+    }
+}
+
+#[tokio::test]
+async fn one_line_of_the_log_says_that_a_blob_was_not_kept_and_why() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::WARN).with_writer(move || writer.clone());
+    let _guard = tracing::subscriber::set_default(subscriber.finish());
+    let (fake, digest, content) = fake_with_blob(9, LENGTH).await;
+    fake.hold_blobs_at(LENGTH as u64 / 4);
+    let server = server_on(&fake, &FaultyDisk::full_after(LENGTH / 2), "").await;
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(Reader::open(&server, &digest, "", &content).await);
+    }
+    fake.release();
+    for client in &mut clients {
+        assert_eq!(client.rest().await, Ok(LENGTH));
+    }
+    server.wait_for_fills().await;
+    let lines = log.lines_with("");
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    for part in ["was not kept", "the store is full", "storage.path", &digest.to_string()] {
+        assert!(lines[0].contains(part), "{part}: {}", lines[0]);
+    }
 }
