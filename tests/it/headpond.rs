@@ -55,13 +55,17 @@ impl Headpond {
 
     /// Like [`Headpond::with`], on a store that may hold something, in a world with faults.
     pub(crate) async fn in_directory(fake: &FakeUpstream, rule: &str, top: &str, directory: TempDir, world: World) -> Self {
-        Self::of(fake, &configuration(&fake.url(), rule, top), directory, world).await
+        Self::configured(&configuration(&fake.url(), rule, top), fake.clock(), directory, world).await
     }
 
     /// A server of this configuration, with the clock of `fake`.
     pub(crate) async fn of(fake: &FakeUpstream, text: &str, directory: TempDir, world: World) -> Self {
+        Self::configured(text, fake.clock(), directory, world).await
+    }
+
+    /// A server with this configuration file.
+    pub(crate) async fn configured(text: &str, clock: Clock, directory: TempDir, world: World) -> Self {
         let config = Config::parse(text, directory.path()).unwrap();
-        let clock = fake.clock();
         let running = start(config, World { clock: clock.clone(), ..world }).await.unwrap();
         let client = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         Self { running, clock, directory, client }
