@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod architecture;
+mod auth;
 mod cli;
 mod config;
 mod documents;
@@ -10,8 +11,10 @@ mod fake_upstream;
 mod freshness;
 mod headpond;
 mod manifests;
+mod names;
 mod outage;
 mod pull;
+mod reload;
 mod server;
 mod server_tls;
 mod tags;
