@@ -1,8 +1,9 @@
 //! Every integration test in one binary, over real sockets.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::string_slice)]
 
 mod architecture;
 mod auth;
+mod bad_input;
 mod cli;
 mod config;
 mod documents;
@@ -10,6 +11,7 @@ mod errors;
 mod fake_upstream;
 mod freshness;
 mod headpond;
+mod http;
 mod manifests;
 mod names;
 mod outage;
