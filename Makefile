@@ -5,6 +5,9 @@ SHELL := /bin/bash
 
 ARGS ?=
 OUT ?= target/image
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+ARCHITECTURE = $(if $(filter aarch64 arm64,$(shell uname -m)),arm64,amd64)
+TARGET = $(shell cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 
 help: ## This list.
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -36,7 +39,7 @@ bench: ## Measure the release binary beside its peers. Prints a table; nothing i
 
 image: ## The container image as an OCI layout in target/image, without an engine.
 	cargo build --release --locked
-	deploy/container/oci-layout.sh $(OUT) "$$(deploy/container/version.sh)" "$$(deploy/container/version.sh --arch)=$$(deploy/container/version.sh --binary)"
+	deploy/container/oci-layout.sh $(OUT) $(VERSION) $(ARCHITECTURE)=$(TARGET)/release/headpond
 
 image-test: ## Build that image, copy it into a registry, and see it serve, read-only and without root.
 	deploy/container/test.sh

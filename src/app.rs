@@ -80,9 +80,9 @@ pub async fn start(config: Config, world: World) -> anyhow::Result<Running> {
     let store = open_store(&config, &world).await?;
     let cache = Cache::new(Arc::clone(&store), world.clock.clone(), tasks.clone(), build::cache_limits(&config.limits));
     let mut endpoints = Endpoints::new(world.clock.clone());
-    let (upstreams, in_use) = endpoints.upstreams(&config, &metrics)?;
+    let (origins, in_use) = endpoints.origins(&config, &metrics)?;
     endpoints.keep(in_use);
-    let edge = Edge::new(build::gate(&config, Registry::new(cache.clone(), upstreams, &metrics))?, metrics.clone());
+    let edge = Edge::new(build::gate(&config, Registry::new(cache.clone(), origins, &metrics))?, metrics.clone());
     clean_up_behind(&store, &tasks);
 
     let readiness = Readiness::default();
@@ -159,8 +159,8 @@ impl Running {
     }
 
     fn take_over(&mut self, config: &Config) -> anyhow::Result<Vec<&'static str>> {
-        let (upstreams, in_use) = self.endpoints.upstreams(config, &self.metrics)?;
-        let gate = build::gate(config, Registry::new(self.cache.clone(), upstreams, &self.metrics))?;
+        let (origins, in_use) = self.endpoints.origins(config, &self.metrics)?;
+        let gate = build::gate(config, Registry::new(self.cache.clone(), origins, &self.metrics))?;
         // All are read once before any is taken over: what cannot be used changes nothing.
         for (_, files) in self.certificates(config) {
             TlsContext::load(files)?;

@@ -25,7 +25,7 @@ pub use fill::{FillError, FillLimits, Follower};
 pub use flight::{FlightAborted, Flights, Role};
 pub use freshness::StaleReason;
 pub use manifests::{CachedManifest, ManifestHeader};
-pub use origin::Origin;
+pub use origin::{Origin, RuleOrigin};
 pub use tags::{Demand, Served};
 pub use vouch::Standing;
 

@@ -7,12 +7,13 @@ use anyhow::Context;
 use secrecy::SecretString;
 
 use super::{Config, Limits};
+use crate::access::authorize::needs_user;
 use crate::access::{Authenticator, Authorizer};
-use crate::cache::{CacheLimits, FillLimits};
+use crate::cache::{CacheLimits, FillLimits, RuleOrigin};
 use crate::clock::Clock;
 use crate::config::Rule;
 use crate::http::Gate;
-use crate::registry::{Registry, RuleUpstream, Upstreams};
+use crate::registry::{Registry, RuleOrigins};
 use crate::rules::RuleTable;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::{Credential, Endpoint, Upstream, UpstreamLimits, UpstreamSettings, Url};
@@ -29,9 +30,9 @@ impl Endpoints {
         Self { clock, in_use: Vec::new() }
     }
 
-    /// An upstream for every rule, and the endpoints they use.
-    pub(super) fn upstreams(&self, config: &Config, metrics: &Metrics) -> anyhow::Result<(Upstreams, Vec<Arc<Endpoint>>)> {
-        let mut upstreams = HashMap::new();
+    /// Where the repositories of every rule come from, and the endpoints that takes.
+    pub(super) fn origins(&self, config: &Config, metrics: &Metrics) -> anyhow::Result<(RuleOrigins, Vec<Arc<Endpoint>>)> {
+        let mut origins = HashMap::new();
         let mut in_use: Vec<Arc<Endpoint>> = Vec::new();
         for rule in &config.rules {
             let settings = upstream_settings(rule, &config.limits)?;
@@ -43,10 +44,17 @@ impl Endpoints {
             };
             let rule_metrics = metrics.for_rule(rule.prefix.as_str());
             let upstream = Upstream::new(Arc::clone(&endpoint), rule_metrics.clone());
-            upstreams.insert(rule.prefix.clone(), RuleUpstream { upstream, metrics: rule_metrics });
+            let origin = RuleOrigin {
+                source: upstream.source().as_str().into(),
+                upstream: Some(upstream),
+                freshness: rule.freshness.clone(),
+                needs_user: needs_user(rule),
+                metrics: rule_metrics,
+            };
+            origins.insert(rule.prefix.clone(), Arc::new(origin));
             in_use.push(endpoint);
         }
-        Ok((upstreams, in_use))
+        Ok((origins, in_use))
     }
 
     /// Takes note of the endpoints that are in use from now on.

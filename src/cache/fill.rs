@@ -16,7 +16,7 @@ pub use bypass::Bypass;
 pub use coverage::Coverage;
 pub use fills::{Committed, FillLimits, Fills, Start};
 pub use follower::Follower;
-pub use plan::{Assignment, ConnectionId, Plan};
+pub use plan::{Assignment, ConnectionId, Finished, Plan};
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -28,7 +28,7 @@ use thiserror::Error;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::oci::{Digest, DigestHasher};
+use crate::oci::{Digest, DigestHasher, RepositoryName};
 use crate::storage::StorageError;
 use crate::upstream::UpstreamError;
 
@@ -119,6 +119,8 @@ impl Progress {
 /// What a transfer and its followers share.
 pub struct Fill {
     digest: Digest,
+    /// Through which it comes; what upstream refuses there it may have elsewhere.
+    repository: RepositoryName,
     progress: watch::Sender<Progress>,
     /// Intervals asked for, with how many ask for each.
     demands: Mutex<BTreeMap<(u64, u64), usize>>,
@@ -129,10 +131,11 @@ pub struct Fill {
 }
 
 impl Fill {
-    pub(crate) fn new(digest: Digest) -> Self {
+    pub(crate) fn new(digest: Digest, repository: RepositoryName) -> Self {
         let progress = Progress { phase: Phase::Opening, total_bytes: None, coverage: Coverage::default(), file: None };
         Self {
             digest,
+            repository,
             progress: watch::Sender::new(progress),
             demands: Mutex::default(),
             demanded: Notify::new(),
@@ -151,6 +154,20 @@ impl Fill {
     #[must_use]
     pub fn is_unfollowed(&self) -> bool {
         self.followers.load(Ordering::Acquire) == 0
+    }
+
+    /// Whether bytes are coming, or are to come.
+    fn is_fetching(&self) -> bool {
+        !self.dropped.is_cancelled() && matches!(self.progress.borrow().phase, Phase::Opening | Phase::Filling)
+    }
+
+    /// Whether it ended, or is about to, without the blob: who comes now needs another one.
+    fn is_given_up(&self) -> bool {
+        match self.progress.borrow().phase {
+            Phase::Opening | Phase::Filling => self.dropped.is_cancelled(),
+            Phase::Verified | Phase::Unkept { .. } => false,
+            Phase::Failed(_) => true,
+        }
     }
 
     /// Ends the transfer, if it is still under way.

@@ -1,5 +1,6 @@
 //! Where a repository's content comes from.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::config::FreshnessRule;
@@ -7,13 +8,19 @@ use crate::oci::RepositoryName;
 use crate::telemetry::metrics::RuleMetrics;
 use crate::upstream::{Upstream, UpstreamError};
 
-/// A repository, its upstream, and what its rule says of freshness.
+/// A repository, and where it comes from.
 #[derive(Clone)]
 pub struct Origin {
     /// The canonical name here.
     pub repository: RepositoryName,
     /// The name there.
     pub remote: RepositoryName,
+    /// What it shares with the other repositories of its rule.
+    pub rule: Arc<RuleOrigin>,
+}
+
+/// What all repositories of a rule have in common; made once, when the rule is loaded.
+pub struct RuleOrigin {
     /// Identifier of upstream and credential: records made through another one do not count.
     pub source: Arc<str>,
     /// `None` when the rule is gone and only what is cached can be served.
@@ -32,6 +39,14 @@ pub struct Origin {
 pub(super) struct OriginKey {
     source: Arc<str>,
     repository: RepositoryName,
+}
+
+impl Deref for Origin {
+    type Target = RuleOrigin;
+
+    fn deref(&self) -> &RuleOrigin {
+        &self.rule
+    }
 }
 
 impl Origin {

@@ -76,8 +76,8 @@ impl EdgeParts {
     async fn serve(&self, request: Request<Incoming>) -> Response<RecordedBody> {
         // No route reads a body; one that is sent is not waited for.
         let (parts, _) = request.into_parts();
-        let client = parts.extensions.get::<ClientAddress>().map_or_else(String::new, |client| client.0.ip().to_string());
-        let mut record = RequestRecord::begin(self.metrics.clone(), &parts.method, parts.uri.path(), client);
+        let client = parts.extensions.get::<ClientAddress>().map(|client| client.0.ip());
+        let mut record = RequestRecord::begin(self.metrics.clone(), &parts.method, &parts.uri, client);
         let mut response = self.answer(&parts, &mut record).await.unwrap_or_else(|error| {
             record.error(error.to_string());
             error_response(&error)
@@ -143,7 +143,7 @@ impl EdgeParts {
     ) -> Result<Authorized<Target>, HttpError> {
         let principal = self.authenticate(gate, parts, record).await?;
         let target = gate.rules.resolve(name, ns)?;
-        record.target(target.repository().to_string(), target.rule_label().to_owned());
+        record.target(&target);
         Ok(gate.authorizer.authorize(&principal, action, target)?)
     }
 
@@ -153,9 +153,7 @@ impl EdgeParts {
         let principal =
             gate.authenticator.authenticate(authorization, client).await.inspect_err(|_| self.metrics.authenticated("refused"))?;
         self.metrics.authenticated(if principal.is_anonymous() { "anonymous" } else { "accepted" });
-        if !principal.is_anonymous() {
-            record.principal(principal.to_string());
-        }
+        record.principal(&principal);
         Ok(principal)
     }
 }

@@ -1,4 +1,4 @@
-"""Latency of warm pulls while the upstream fails, against the same with the upstream well. Prints numbers, asserts nothing.
+"""Latency of warm pulls while the upstream fails, against the same with it well. Prints numbers, asserts nothing.
 
     HEADPOND_BINARY=target/release/headpond target/e2e-venv/bin/python tests/e2e/bench_failure_p99.py [rounds]
 

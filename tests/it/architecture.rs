@@ -38,7 +38,7 @@ const ROOT: &str = "app";
 /// an open file is read, but not how either came to be.
 const ONLY_THESE_NAMES: [(&str, &str, &[&str]); 3] = [
     ("http", "cache", &["BlobAnswer", "BlobDelivery", "CachedManifest", "Demand", "Follower", "ManifestHeader", "StaleReason"]),
-    ("http::delivery", "storage", &["OpenBlob", "ReadNow", "read_at", "read_now"]),
+    ("http::delivery", "storage", &["OpenBlob", "PieceReader"]),
     ("http", "storage", &[]),
 ];
 
@@ -247,7 +247,7 @@ fn what_is_not_code_or_only_for_tests_is_not_held_against_a_file() {
         ("src/storage/disk.rs", "#[cfg(test)]\nmod tests {\n use crate::upstream::Upstream;\n fn f() { reqwest::get() }\n}"),
         ("src/storage/disk.rs", "#[cfg(test)]\nuse crate::upstream::Upstream;\nfn f() {}"),
         ("src/oci/tag.rs", "impl Tag {\n #[cfg(test)]\n async fn f(x: [u8; 2]) { g().await }\n fn h() {}\n}"),
-        ("src/http/delivery.rs", "use crate::storage::{OpenBlob, read_at};\nuse crate::cache::Follower;"),
+        ("src/http/delivery.rs", "use crate::storage::{OpenBlob, PieceReader};\nuse crate::cache::Follower;"),
         ("src/app.rs", "use crate::upstream::Upstream;\nuse crate::storage::Store;"),
         ("src/main.rs", "static ALLOCATOR: u8 = 1;"),
     ] {

@@ -9,6 +9,7 @@ mod config;
 mod documents;
 mod errors;
 mod fake_upstream;
+mod fill;
 mod freshness;
 mod headpond;
 mod http;

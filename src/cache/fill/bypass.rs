@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{FillError, HELD_BACK_BYTES};
+use super::{FillError, FillLimits, HELD_BACK_BYTES};
 use crate::cache::{Backoff, Origin};
 use crate::oci::{Digest, DigestHasher};
 use crate::telemetry::metrics::CacheKind;
@@ -24,16 +24,19 @@ const SLOT_WAIT: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub(super) struct Bypasses {
     slots: Arc<Semaphore>,
+    slot_wait: Duration,
     attempts: u32,
 }
 
 impl Bypasses {
-    pub(super) fn new(max: usize, attempts: u32) -> Self {
-        Self { slots: Arc::new(Semaphore::new(max)), attempts }
+    pub(super) fn new(limits: &FillLimits) -> Self {
+        // Where there are none at all, nobody needs to wait for one.
+        let slot_wait = if limits.max_bypasses == 0 { Duration::ZERO } else { SLOT_WAIT };
+        Self { slots: Arc::new(Semaphore::new(limits.max_bypasses)), slot_wait, attempts: limits.attempts }
     }
 
     /// Asks upstream for `demand` of a blob. With `hasher`, the state of the hash of everything
-    /// before it, the bytes are verified.
+    /// before it, the bytes are verified, if all that is left of the blob is wanted.
     pub(super) async fn open(
         &self,
         origin: &Arc<Origin>,
@@ -42,7 +45,7 @@ impl Bypasses {
         hasher: Option<DigestHasher>,
         total_bytes: Option<u64>,
     ) -> Result<Bypass, FillError> {
-        let slot = tokio::time::timeout(SLOT_WAIT, Arc::clone(&self.slots).acquire_owned()).await;
+        let slot = tokio::time::timeout(self.slot_wait, Arc::clone(&self.slots).acquire_owned()).await;
         let Ok(Ok(slot)) = slot else { return Err(FillError::TooManyBypasses) };
         origin.metrics.all().bypasses_inflight.inc();
         let mut bypass = Bypass {
@@ -57,6 +60,9 @@ impl Bypasses {
             _slot: slot,
         };
         bypass.connect().await?;
+        if bypass.end < bypass.total_bytes.unwrap_or(u64::MAX) {
+            bypass.check = None;
+        }
         Ok(bypass)
     }
 }
@@ -86,13 +92,16 @@ struct Check {
 }
 
 impl Check {
-    /// Takes in a piece; returns one that is far enough from the end.
-    fn pass(&mut self, bytes: Bytes) -> Option<Bytes> {
+    fn take_in(&mut self, bytes: Bytes) {
         self.hasher.update(&bytes);
         self.held_bytes += bytes.len() as u64;
         self.held.push_back(bytes);
+    }
+
+    /// A piece that may go: it is far enough from the end, or the digest holds.
+    fn let_go(&mut self) -> Option<Bytes> {
         let front = self.held.front().map_or(0, Bytes::len) as u64;
-        if self.held_bytes - front < HELD_BACK_BYTES {
+        if !self.holds && self.held_bytes - front < HELD_BACK_BYTES {
             return None;
         }
         self.held_bytes -= front;
@@ -113,40 +122,37 @@ impl Bypass {
     /// When upstream fails for good, or the digest does not hold.
     pub async fn next(&mut self) -> Option<Result<Bytes, FillError>> {
         loop {
-            if let Some(check) = &mut self.check
-                && check.holds
-            {
-                return check.held.pop_front().map(Ok);
+            // What is held is let go before more is taken in, so that it stays small.
+            if let Some(check) = &mut self.check {
+                let piece = check.let_go();
+                if piece.is_some() || check.holds {
+                    return piece.map(Ok);
+                }
             }
-            match self.fetch().await {
-                Ok(Some(bytes)) => match &mut self.check {
-                    None => return Some(Ok(bytes)),
-                    Some(check) => {
-                        if let Some(bytes) = check.pass(bytes) {
-                            return Some(Ok(bytes));
-                        }
+            match (self.fetch().await, &mut self.check) {
+                (Ok(Some(bytes)), None) => return Some(Ok(bytes)),
+                (Ok(Some(bytes)), Some(check)) => check.take_in(bytes),
+                (Ok(None), None) => return None,
+                (Ok(None), Some(_)) => {
+                    if let Err(error) = self.verify() {
+                        return Some(Err(error));
                     }
-                },
-                Ok(None) => match self.verify() {
-                    Ok(true) => {}
-                    Ok(false) => return None,
-                    Err(error) => return Some(Err(error)),
-                },
-                Err(error) => return Some(Err(error)),
+                }
+                (Err(error), _) => return Some(Err(error)),
             }
         }
     }
 
-    /// True when a digest was checked and holds, false when there is none to check.
-    fn verify(&mut self) -> Result<bool, FillError> {
-        let Some(check) = &mut self.check else { return Ok(false) };
+    /// Everything has come: does the digest hold?
+    fn verify(&mut self) -> Result<(), FillError> {
+        let Some(check) = &mut self.check else { return Ok(()) };
         let actual = check.hasher.clone().finish();
         if actual != self.digest {
             self.origin.metrics.all().digest_mismatch.inc();
             return Err(FillError::DigestMismatch { expected: Box::new(self.digest), actual: Box::new(actual) });
         }
         check.holds = true;
-        Ok(true)
+        Ok(())
     }
 
     /// The next bytes from upstream, taken up again where it broke off.

@@ -82,7 +82,7 @@ impl Fills {
     /// No fills.
     #[must_use]
     pub fn new(blobs: BlobFiles, limits: FillLimits, tasks: Tasks) -> Self {
-        let bypasses = Bypasses::new(limits.max_bypasses, limits.attempts);
+        let bypasses = Bypasses::new(&limits);
         Self { running: Arc::default(), blobs, bypasses, limits, tasks }
     }
 
@@ -101,35 +101,36 @@ impl Fills {
         committed: Committed,
     ) -> Start {
         let mut running = self.lock();
-        if let Some(found) = running.get(&digest) {
+        // One that is over without the blob is still here until its task has ended; it helps nobody.
+        if let Some(found) = running.get(&digest).filter(|found| !found.fill.is_given_up()) {
             if !found.admits(origin, standing) {
                 return Start::NotYours;
             }
-            let fill = Arc::clone(&found.fill);
-            drop(running);
-            return Start::Joined(self.follow(fill, origin, demand));
+            // Followed under the lock, so that it is not dropped for want of a follower.
+            return Start::Joined(self.follow(Arc::clone(&found.fill), origin, demand));
         }
         // A fill leaves the map only after its blob is visible, so this look cannot miss it.
         // A store that cannot say is filled, and the clients served, for as long as upstream is there.
         if let Ok(Some(blob)) = self.blobs.open(&digest) {
             return if standing == Standing::Vouched { Start::Here(blob) } else { Start::NotYours };
         }
-        let fill = Arc::new(Fill::new(digest));
-        if running.len() >= self.limits.max_fills && !drop_oldest_unfollowed(&running) {
+        let fill = Arc::new(Fill::new(digest, origin.repository.clone()));
+        let follower = self.follow(Arc::clone(&fill), origin, demand);
+        let count = running.values().filter(|running| !running.fill.is_given_up()).count();
+        if count >= self.limits.max_fills && !drop_oldest_unfollowed(&running) {
             drop(running);
             fill.refuse(self.limits.max_fills);
-            return Start::Began(self.follow(fill, origin, demand));
+            return Start::Began(follower);
         }
         let number = running.values().map(|running| running.number).max().unwrap_or_default() + 1;
         running.insert(digest, Running { fill: Arc::clone(&fill), origin: Arc::clone(origin), number });
         drop(running);
-        let follower = self.follow(Arc::clone(&fill), origin, demand);
-        self.spawn(Transfer::new(fill, Arc::clone(origin), self.limits.clone(), expected_bytes), digest, committed);
+        let arrival = Arrival { fills: self.clone(), fill: Arc::clone(&fill) };
+        self.spawn(Transfer::new(fill, Arc::clone(origin), self.limits.clone(), expected_bytes), arrival, committed);
         Start::Began(follower)
     }
 
-    fn spawn(&self, transfer: Transfer, digest: Digest, committed: Committed) {
-        let arrival = Arrival { fills: self.clone(), digest };
+    fn spawn(&self, transfer: Transfer, arrival: Arrival, committed: Committed) {
         let blobs = self.blobs.clone();
         self.tasks.spawn("fill", async move {
             if let Some(length_bytes) = transfer.run(blobs).await {
@@ -146,7 +147,7 @@ impl Fills {
     /// A fill has lost its last follower. It goes on, but not too many do.
     pub(super) fn unfollowed(&self) {
         let running = self.lock();
-        if running.values().filter(|running| running.fill.is_unfollowed()).count() > self.limits.max_unfollowed {
+        if under_way(&running).filter(|running| running.fill.is_unfollowed()).count() > self.limits.max_unfollowed {
             drop_oldest_unfollowed(&running);
         }
     }
@@ -156,9 +157,14 @@ impl Fills {
     }
 }
 
+/// The fills that fetch: neither given up, nor only being made durable.
+fn under_way(running: &HashMap<Digest, Running>) -> impl Iterator<Item = &Running> {
+    running.values().filter(|running| running.fill.is_fetching())
+}
+
 /// Ends the fill that has been under way longest with nobody following. True if there was one.
 fn drop_oldest_unfollowed(running: &HashMap<Digest, Running>) -> bool {
-    let unfollowed = running.values().filter(|running| running.fill.is_unfollowed());
+    let unfollowed = under_way(running).filter(|running| running.fill.is_unfollowed());
     let Some(oldest) = unfollowed.min_by_key(|running| running.number) else { return false };
     oldest.fill.drop_transfer();
     true
@@ -167,11 +173,15 @@ fn drop_oldest_unfollowed(running: &HashMap<Digest, Running>) -> bool {
 /// Takes a fill out when it is over, however it ended.
 struct Arrival {
     fills: Fills,
-    digest: Digest,
+    fill: Arc<Fill>,
 }
 
 impl Drop for Arrival {
     fn drop(&mut self) {
-        self.fills.lock().remove(&self.digest);
+        let mut running = self.fills.lock();
+        // One that was given up may have been replaced.
+        if running.get(self.fill.digest()).is_some_and(|running| Arc::ptr_eq(&running.fill, &self.fill)) {
+            running.remove(self.fill.digest());
+        }
     }
 }

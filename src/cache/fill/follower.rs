@@ -125,6 +125,12 @@ impl Follower {
         }
         let to = progress.readable_to(self.position).min(end);
         match (&progress.phase, &progress.file) {
+            (Phase::Failed(FillError::Upstream(_)), _)
+                if progress.coverage.end() == 0 && self.fill.repository != self.origin.repository =>
+            {
+                // What upstream refused in another repository it may have in this one.
+                Step::Leave { from: 0, hasher: DigestHasher::new(self.fill.digest.algorithm()), total_bytes: None }
+            }
             (Phase::Failed(error), _) => Step::Fail(error.clone()),
             (Phase::Opening, _) => Step::Wait,
             (_, Some(file)) if to > self.position => Step::Read { file: Arc::clone(file), to },
@@ -144,11 +150,11 @@ impl Follower {
         self.progress.changed().await.map_err(|_| FillError::Dropped)
     }
 
-    /// Goes on upstream. A follower of the whole blob has just read everything below `from`, and
-    /// takes over the hash there; one of an interval gets its bytes without, as no part of a blob
-    /// can be verified by itself.
+    /// Goes on upstream. A follower that stands where the hash does takes it over, and verifies what
+    /// comes if it wants all of that; one of another interval gets its bytes without, as no part of
+    /// a blob can be verified by itself.
     async fn leave(&mut self, from: u64, hasher: DigestHasher, total_bytes: Option<u64>) -> Result<Option<u64>, FillError> {
-        let hasher = (self.position == from && self.demand.end == u64::MAX).then_some(hasher);
+        let hasher = (self.position == from).then_some(hasher);
         let demand = self.position..self.demand.end;
         let bypass = self.bypasses.open(&self.origin, self.fill.digest, demand, hasher, total_bytes).await?;
         let total_bytes = bypass.total_bytes();

@@ -24,12 +24,25 @@ pub struct Assignment {
     pub range: Option<Range<u64>>,
 }
 
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// The byte after the last one it brought.
+    pub stood_at: u64,
+    /// Whether that is where it was to end.
+    pub brought_all: bool,
+    /// Whether it was asked for no range, or answered as if.
+    pub is_plain: bool,
+}
+
 #[derive(Clone, Debug)]
 struct Connection {
     id: ConnectionId,
     next: u64,
     /// Where it ends; `u64::MAX` while the length is unknown.
     end: u64,
+    /// It was asked for no range, so it can go on to the blob's end wherever it was to end.
+    is_plain: bool,
 }
 
 /// The connections of one fill.
@@ -58,20 +71,26 @@ impl Plan {
         }
     }
 
-    /// Whether connection `id` was asked to start elsewhere than at 0.
-    #[must_use]
-    pub fn expects_other_start(&self, id: ConnectionId) -> bool {
-        self.connections.iter().any(|connection| connection.id == id && connection.next > 0)
+    /// Upstream answered connection `id` with the whole blob although a range was asked for. From
+    /// now on one connection brings everything: the one that is furthest. Returns the others, which
+    /// are over.
+    pub fn without_ranges(&mut self, id: ConnectionId) -> Vec<ConnectionId> {
+        self.ranges = false;
+        let whole_end = self.total_bytes.unwrap_or(u64::MAX);
+        for connection in self.connections.iter_mut().filter(|connection| connection.id == id) {
+            (connection.next, connection.is_plain) = (0, true);
+        }
+        let plain = self.connections.iter_mut().filter(|connection| connection.is_plain);
+        let Some(kept) = plain.max_by_key(|connection| connection.next) else { return Vec::new() };
+        kept.end = whole_end;
+        let kept = kept.id;
+        self.connections.extract_if(.., |connection| connection.id != kept).map(|connection| connection.id).collect()
     }
 
-    /// Upstream answered connection `id` with the whole blob although a range was asked for. From
-    /// now on one connection brings everything.
-    pub fn without_ranges(&mut self, id: ConnectionId) {
-        self.ranges = false;
-        let end = self.total_bytes.unwrap_or(u64::MAX);
-        if let Some(connection) = self.connections.iter_mut().find(|connection| connection.id == id) {
-            (connection.next, connection.end) = (0, end);
-        }
+    /// Whether nothing is being fetched.
+    #[must_use]
+    pub const fn is_idle(&self) -> bool {
+        self.connections.is_empty()
     }
 
     /// The next connection to open, if one is needed and allowed.
@@ -111,7 +130,7 @@ impl Plan {
         let whole = !self.ranges || (range.start == 0 && range.end >= self.total_bytes.unwrap_or(u64::MAX));
         let next = if self.ranges { range.start } else { 0 };
         let end = if self.ranges { range.end } else { u64::MAX };
-        self.connections.push(Connection { id, next, end });
+        self.connections.push(Connection { id, next, end, is_plain: whole });
         Assignment { id, range: (!whole).then_some(range) }
     }
 
@@ -126,10 +145,12 @@ impl Plan {
         (start..connection.next.min(connection.end.max(start)), connection.next >= connection.end)
     }
 
-    /// Connection `id` is over; what it did not bring is free again. Returns where it stood.
-    pub fn finish(&mut self, id: ConnectionId) -> Option<u64> {
+    /// Connection `id` is over; what it did not bring is free again. Returns where it stood; `None`
+    /// if it was over before.
+    pub fn finish(&mut self, id: ConnectionId) -> Option<Finished> {
         let index = self.connections.iter().position(|connection| connection.id == id)?;
-        Some(self.connections.swap_remove(index).next)
+        let Connection { next, end, is_plain, .. } = self.connections.swap_remove(index);
+        Some(Finished { stood_at: next, brought_all: next >= end.min(self.total_bytes.unwrap_or(u64::MAX)), is_plain })
     }
 }
 
@@ -200,10 +221,21 @@ mod tests {
     fn without_ranges_one_plain_request_brings_everything() {
         let mut plan = Plan::new(4, Some(100));
         plan.next(&covered(&[0..50]), &[]);
-        plan.without_ranges(1);
+        assert!(plan.without_ranges(1).is_empty());
         assert_eq!(plan.advance(1, 60), (0..60, false));
         assert_eq!(plan.next(&covered(&[0..60]), &[90..95]), None);
         plan.finish(1);
         assert_eq!(plan.next(&covered(&[0..60]), &[]), Some(Assignment { id: 2, range: None }));
+    }
+
+    #[test]
+    fn without_ranges_the_connection_that_is_furthest_goes_on() {
+        let mut plan = Plan::new(4, Some(100 * MIB));
+        let demands = [0..u64::MAX, 60 * MIB..70 * MIB, 80 * MIB..90 * MIB];
+        while plan.next(&Coverage::default(), &demands).is_some() {}
+        plan.advance(1, 30 * MIB);
+        assert_eq!(plan.without_ranges(2), [2, 3]);
+        assert_eq!(plan.advance(1, 70 * MIB), (30 * MIB..100 * MIB, true));
+        assert_eq!(plan.finish(1), Some(Finished { stood_at: 100 * MIB, brought_all: true, is_plain: true }));
     }
 }

@@ -2,11 +2,12 @@
 //! up what broke, and commits.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::plan::{Assignment, ConnectionId, Plan};
@@ -15,7 +16,7 @@ use super::{Fill, FillError, FillLimits, Phase, not_kept_reason};
 use crate::cache::{Backoff, Origin};
 use crate::storage::{BlobFiles, StorageError};
 use crate::telemetry::metrics::{CacheKind, FillResult};
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::{BlobStream, Unavailability, Upstream, UpstreamError};
 
 /// Pieces that may wait between the connections and the writer.
 const QUEUED_PIECES: usize = 8;
@@ -24,9 +25,20 @@ const BATCH_PIECES: usize = 8;
 
 /// What a connection tells.
 enum Event {
-    Opened { id: ConnectionId, start: u64, total_bytes: Option<u64> },
-    Piece { id: ConnectionId, bytes: Bytes },
-    Ended { id: ConnectionId, result: Result<(), UpstreamError> },
+    /// The head came. `ignored_range`: the whole blob comes although a part was asked for.
+    Opened {
+        id: ConnectionId,
+        ignored_range: bool,
+        total_bytes: Option<u64>,
+    },
+    Piece {
+        id: ConnectionId,
+        bytes: Bytes,
+    },
+    Ended {
+        id: ConnectionId,
+        result: Result<(), UpstreamError>,
+    },
 }
 
 /// Why a transfer ended early.
@@ -56,6 +68,8 @@ pub(super) struct Transfer {
     paused_until: Option<Instant>,
     connections: JoinSet<()>,
     handles: HashMap<ConnectionId, AbortHandle>,
+    /// Upstream has answered once.
+    is_answered: bool,
     sender: mpsc::Sender<Event>,
     events: mpsc::Receiver<Event>,
     total_bytes: Option<u64>,
@@ -65,11 +79,13 @@ impl Transfer {
     pub(super) fn new(fill: Arc<Fill>, origin: Arc<Origin>, limits: FillLimits, expected_bytes: Option<u64>) -> Self {
         let (sender, events) = mpsc::channel(QUEUED_PIECES);
         Self {
-            plan: Plan::new(limits.connections, expected_bytes),
+            // A blob of no bytes is asked for like one of unknown length: something must be.
+            plan: Plan::new(limits.connections, expected_bytes.filter(|bytes| *bytes > 0)),
             backoff: Backoff::opening(),
             paused_until: None,
             connections: JoinSet::new(),
             handles: HashMap::new(),
+            is_answered: false,
             sender,
             events,
             total_bytes: None,
@@ -111,9 +127,7 @@ impl Transfer {
     async fn transfer(&mut self, writer: &mut Option<Writer>) -> Result<(), Stop> {
         loop {
             self.open_connections()?;
-            if let Some(total_bytes) = self.total_bytes
-                && self.fill.progress.borrow().coverage.is_complete(total_bytes)
-            {
+            if self.is_complete() {
                 return self.verify(writer).await;
             }
             let fill = Arc::clone(&self.fill);
@@ -125,10 +139,31 @@ impl Transfer {
                     let Some(event) = event else { return Err(FillError::Dropped.into()) };
                     self.take(event, writer).await?;
                 }
+                Some(joined) = self.connections.join_next_with_id() => self.joined(joined)?,
                 () = fill.demanded.notified() => {}
                 () = pause(paused_until) => self.paused_until = None,
             }
         }
+    }
+
+    /// Whether every byte is there. Where upstream never told the length, the manifest's counts: what
+    /// is longer or shorter does not have the digest.
+    fn is_complete(&mut self) -> bool {
+        let told_by_manifest = || self.expected_bytes.filter(|_| self.is_answered && self.plan.is_idle());
+        let Some(total_bytes) = self.total_bytes.or_else(told_by_manifest) else { return false };
+        if !self.fill.progress.borrow().coverage.is_complete(total_bytes) {
+            return false;
+        }
+        if self.total_bytes.is_none() {
+            self.set_total(total_bytes);
+        }
+        true
+    }
+
+    fn set_total(&mut self, total_bytes: u64) {
+        self.total_bytes = Some(total_bytes);
+        self.plan.set_total(total_bytes);
+        self.fill.progress.send_modify(|progress| progress.total_bytes = Some(total_bytes));
     }
 
     fn open_connections(&mut self) -> Result<(), Stop> {
@@ -161,36 +196,37 @@ impl Transfer {
                 next = self.events.try_recv().ok();
             }
         }
-        if !batch.is_empty() {
+        if !batch.is_empty() && write(writer, batch).await? > 0 {
             self.backoff.progressed();
-            write(writer, batch).await?;
         }
         match control {
-            Some(Event::Opened { id, start, total_bytes }) => self.opened(id, start, total_bytes, writer).await,
+            Some(Event::Opened { id, ignored_range, total_bytes }) => self.opened(id, ignored_range, total_bytes, writer).await,
             Some(Event::Ended { id, result }) => self.ended(id, result),
             Some(Event::Piece { .. }) | None => Ok(()),
         }
     }
 
-    /// A piece came: keeps what is not there yet, and ends a connection that has reached its end.
+    /// A piece came: the writer keeps what is not there yet. Ends a connection that has reached its end.
     fn accept(&mut self, id: ConnectionId, bytes: &Bytes, batch: &mut Vec<Piece>) -> Result<(), Stop> {
         self.origin.metrics.received(CacheKind::Blob, bytes.len() as u64);
         let (interval, done) = self.plan.advance(id, bytes.len() as u64);
         self.check_length(interval.end)?;
-        let start = interval.start;
-        let progress = self.fill.progress.borrow();
-        for gap in progress.coverage.gaps(interval) {
-            let from = usize::try_from(gap.start - start).unwrap_or(usize::MAX).min(bytes.len());
-            let to = usize::try_from(gap.end - start).unwrap_or(usize::MAX).min(bytes.len());
-            batch.push(Piece { offset: gap.start, bytes: bytes.slice(from..to) });
+        let length = usize::try_from(interval.end - interval.start).unwrap_or(usize::MAX).min(bytes.len());
+        if length > 0 {
+            batch.push(Piece { offset: interval.start, bytes: bytes.slice(..length) });
         }
-        drop(progress);
-        if done && let Some(handle) = self.handles.remove(&id) {
+        if done {
             // What it would still bring is fetched by another one, or is there already.
-            handle.abort();
+            self.abort(id);
             self.plan.finish(id);
         }
         Ok(())
+    }
+
+    fn abort(&mut self, id: ConnectionId) {
+        if let Some(handle) = self.handles.remove(&id) {
+            handle.abort();
+        }
     }
 
     fn check_length(&self, end: u64) -> Result<(), FillError> {
@@ -202,31 +238,46 @@ impl Transfer {
     }
 
     /// A connection has its answer.
-    async fn opened(&mut self, id: ConnectionId, start: u64, total_bytes: Option<u64>, writer: &mut Option<Writer>) -> Result<(), Stop> {
-        if start == 0 && self.plan.expects_other_start(id) {
-            self.plan.without_ranges(id);
+    async fn opened(
+        &mut self,
+        id: ConnectionId,
+        ignored_range: bool,
+        total_bytes: Option<u64>,
+        writer: &mut Option<Writer>,
+    ) -> Result<(), Stop> {
+        if ignored_range {
+            for other in self.plan.without_ranges(id) {
+                self.abort(other);
+            }
         }
-        let is_first = self.total_bytes.is_none();
+        if !self.is_answered {
+            self.is_answered = true;
+            self.backoff = Backoff::new(self.limits.attempts);
+        }
         if let Some(total_bytes) = total_bytes {
-            if self.total_bytes.is_some_and(|known| known != total_bytes) {
-                let detail = format!("upstream says {} has {total_bytes} bytes, and said another length before", self.fill.digest);
-                return Err(FillError::Upstream(UpstreamError::Lied { detail }).into());
-            }
-            self.check_length(total_bytes)?;
-            self.total_bytes = Some(total_bytes);
-            self.plan.set_total(total_bytes);
-            if is_first && self.expected_bytes.is_none_or(|expected_bytes| total_bytes > expected_bytes) {
-                reserve(writer, total_bytes).await?;
-            }
+            self.told_length(total_bytes, writer).await?;
         }
         self.fill.progress.send_modify(|progress| {
-            progress.total_bytes = progress.total_bytes.or(total_bytes);
             if matches!(progress.phase, Phase::Opening) {
                 progress.phase = Phase::Filling;
             }
         });
-        if is_first {
-            self.backoff = Backoff::new(self.limits.attempts);
+        Ok(())
+    }
+
+    /// Upstream says how long the blob is.
+    async fn told_length(&mut self, total_bytes: u64, writer: &mut Option<Writer>) -> Result<(), Stop> {
+        if let Some(known_bytes) = self.total_bytes {
+            if known_bytes == total_bytes {
+                return Ok(());
+            }
+            let detail = format!("upstream says {} has {total_bytes} bytes, and said {known_bytes} before", self.fill.digest);
+            return Err(FillError::Upstream(UpstreamError::Lied { detail }).into());
+        }
+        self.check_length(total_bytes)?;
+        self.set_total(total_bytes);
+        if self.expected_bytes.is_none_or(|expected_bytes| total_bytes > expected_bytes) {
+            reserve(writer, total_bytes).await?;
         }
         Ok(())
     }
@@ -234,24 +285,31 @@ impl Transfer {
     /// A connection is over, well or not.
     fn ended(&mut self, id: ConnectionId, result: Result<(), UpstreamError>) -> Result<(), Stop> {
         self.handles.remove(&id);
-        let Some(stood_at) = self.plan.finish(id) else { return Ok(()) };
+        let Some(finished) = self.plan.finish(id) else { return Ok(()) };
         let error = match result {
-            Ok(()) if self.total_bytes.is_none() => {
-                self.total_bytes = Some(stood_at);
-                self.plan.set_total(stood_at);
-                self.fill.progress.send_modify(|progress| progress.total_bytes = Some(stood_at));
+            Ok(()) if finished.brought_all => return Ok(()),
+            Ok(()) if finished.is_plain && self.total_bytes.is_none() => {
+                // A body without a length ends where it ends.
+                self.set_total(finished.stood_at);
                 return Ok(());
             }
-            // It brought what it was asked for, or less than it announced: the coverage tells.
-            Ok(()) if self.fill.progress.borrow().coverage.covered_to(stood_at.saturating_sub(1)) >= stood_at => return Ok(()),
-            Ok(()) => super::bypass::broke_off(stood_at),
+            Ok(()) => super::bypass::broke_off(finished.stood_at),
             Err(error) => error,
         };
-        tracing::debug!(digest = %self.fill.digest, at_bytes = stood_at, %error, "a connection of a fill broke off");
+        tracing::debug!(digest = %self.fill.digest, at_bytes = finished.stood_at, %error, "a connection of a fill broke off");
         let pause = self.backoff.pause(error).map_err(|error| Stop::Failed(error.into()))?;
         self.origin.metrics.all().fill_resumes.inc();
         self.paused_until = Some(Instant::now() + pause);
         Ok(())
+    }
+
+    /// A connection's task is over. It has said so itself, unless it panicked.
+    fn joined(&mut self, joined: Result<(tokio::task::Id, ()), JoinError>) -> Result<(), Stop> {
+        let Err(error) = joined else { return Ok(()) };
+        let lost = self.handles.iter().find_map(|(id, handle)| (handle.id() == error.id()).then_some(*id));
+        let Some(id) = lost else { return Ok(()) };
+        let detail = format!("the connection's task is gone: {error}");
+        self.ended(id, Err(UpstreamError::Unavailable { kind: Unavailability::Broken, retry_after: None, detail }))
     }
 
     async fn verify(&mut self, writer: &mut Option<Writer>) -> Result<(), Stop> {
@@ -330,8 +388,9 @@ impl Drop for Unfinished {
 async fn fetch(upstream: Upstream, origin: Arc<Origin>, digest: crate::oci::Digest, assignment: Assignment, events: mpsc::Sender<Event>) {
     let id = assignment.id;
     let result = async {
-        let mut stream = upstream.get_blob(&origin.remote, &digest, assignment.range).await?;
-        let opened = Event::Opened { id, start: stream.start, total_bytes: stream.total_bytes };
+        let mut stream = upstream.get_blob(&origin.remote, &digest, assignment.range.clone()).await?;
+        let ignored_range = assignment.range.is_some_and(|range| is_more_than(&stream, &range));
+        let opened = Event::Opened { id, ignored_range, total_bytes: stream.total_bytes };
         if events.send(opened).await.is_err() {
             return Ok(());
         }
@@ -346,6 +405,11 @@ async fn fetch(upstream: Upstream, origin: Arc<Origin>, digest: crate::oci::Dige
     let _ = events.send(Event::Ended { id, result }).await;
 }
 
+/// Whether more comes than was asked for, from the blob's first byte on.
+fn is_more_than(stream: &BlobStream, asked: &Range<u64>) -> bool {
+    stream.start != asked.start || stream.end.is_none_or(|end| end > asked.end)
+}
+
 async fn pause(until: Option<Instant>) {
     match until {
         Some(until) => sleep_until(until).await,
@@ -353,7 +417,8 @@ async fn pause(until: Option<Instant>) {
     }
 }
 
-async fn write(writer: &mut Option<Writer>, batch: Vec<Piece>) -> Result<(), Stop> {
+/// Returns how many bytes were new.
+async fn write(writer: &mut Option<Writer>, batch: Vec<Piece>) -> Result<u64, Stop> {
     with_writer(writer, move |writer| writer.write(&batch)).await.map_err(Stop::Unkept)
 }
 

@@ -43,19 +43,34 @@ impl Writer {
         self.staged.reserve(total_bytes)
     }
 
-    /// Writes pieces, shows each to the followers as soon as it is written, and hashes what has
-    /// become contiguous.
-    pub(super) fn write(&mut self, pieces: &[Piece]) -> Result<(), StorageError> {
+    /// Writes what is not there yet, shows it to the followers, and hashes what has become contiguous.
+    /// Returns how many bytes were new.
+    ///
+    /// No byte is ever written twice: followers may have read it, and the hash may have it.
+    pub(super) fn write(&mut self, pieces: &[Piece]) -> Result<u64, StorageError> {
+        let mut written_bytes = 0;
         for piece in pieces {
-            self.staged.write_at(&piece.bytes, piece.offset)?;
             let end = piece.offset + piece.bytes.len() as u64;
-            self.fill.progress.send_modify(|progress| progress.coverage.add(piece.offset..end));
-            if piece.offset == self.hashed_to {
-                self.hasher.update(&piece.bytes);
-                self.hashed_to = end;
+            let gaps: Vec<_> = self.fill.progress.borrow().coverage.gaps(piece.offset..end).collect();
+            for gap in gaps {
+                let within = |offset: u64| usize::try_from(offset - piece.offset).unwrap_or(usize::MAX).min(piece.bytes.len());
+                self.write_gap(gap.start, &piece.bytes.slice(within(gap.start)..within(gap.end)))?;
+                written_bytes += gap.end - gap.start;
             }
         }
-        self.catch_up(CATCH_UP_BATCH_BYTES)
+        self.catch_up(CATCH_UP_BATCH_BYTES)?;
+        Ok(written_bytes)
+    }
+
+    fn write_gap(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StorageError> {
+        self.staged.write_at(bytes, offset)?;
+        let end = offset + bytes.len() as u64;
+        self.fill.progress.send_modify(|progress| progress.coverage.add(offset..end));
+        if offset == self.hashed_to {
+            self.hasher.update(bytes);
+            self.hashed_to = end;
+        }
+        Ok(())
     }
 
     /// Hashes all that is contiguous from the beginning.

@@ -154,7 +154,9 @@ def _multi_arch(blobs: dict[str, bytes], dialect: Dialect, index_type: str, laye
     return [*(part for part, _ in parts), _index(parts, index_type)]
 
 
-def _artifact(blobs: dict[str, bytes], config: bytes, config_type: str, layer: bytes, layer_type: str, **extra) -> list[Manifest]:
+def _artifact(
+    blobs: dict[str, bytes], config: bytes, config_type: str, layer: bytes, layer_type: str, **extra
+) -> list[Manifest]:
     body = {
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
@@ -169,7 +171,8 @@ def _artifact(blobs: dict[str, bytes], config: bytes, config_type: str, layer: b
 def _typed_artifact(blobs: dict[str, bytes], layer_bytes: int) -> list[Manifest]:
     empty = "application/vnd.oci.empty.v1+json"
     content = os.urandom(layer_bytes)
-    return _artifact(blobs, b"{}", empty, content, "application/octet-stream", artifactType="application/vnd.example.sbom")
+    artifact_type = "application/vnd.example.sbom"
+    return _artifact(blobs, b"{}", empty, content, "application/octet-stream", artifactType=artifact_type)
 
 
 def _helm_chart(blobs: dict[str, bytes], layer_bytes: int) -> list[Manifest]:

@@ -39,7 +39,8 @@ class Skopeo:
     def copy_all(self, edge: Edge, reference: str, target: Path) -> None:
         """Copies every platform, and checks that each blob is what its name says."""
         options = client_options(edge, "src-")
-        run(["skopeo", "copy", "--quiet", "--insecure-policy", "--all", *options, f"docker://{reference}", f"dir:{target}"])
+        command = ["skopeo", "copy", "--quiet", "--insecure-policy", "--all", *options]
+        run([*command, f"docker://{reference}", f"dir:{target}"])
         for path in target.iterdir():
             if len(path.name) == 64:
                 assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name

@@ -1,4 +1,4 @@
-"""A token server of our own for docker-registry: RS256 JWTs with the certificate in x5c, to those who know the password."""
+"""A token server for docker-registry: RS256 JWTs, the certificate in x5c, for those who know the password."""
 
 import base64
 import json

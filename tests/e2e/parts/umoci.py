@@ -15,7 +15,8 @@ def build_busybox(folder: Path, tag: str = "1") -> Image:
     run(["umoci", "init", "--layout", str(layout)])
     run(["umoci", "new", "--image", reference])
     run(["umoci", "insert", "--image", reference, str(_root(folder)), "/"])
-    run(["umoci", "config", "--image", reference, "--os", "linux", "--architecture", "amd64", "--config.entrypoint", "/bin/sh"])
+    platform = ["--os", "linux", "--architecture", "amd64"]
+    run(["umoci", "config", "--image", reference, *platform, "--config.entrypoint", "/bin/sh"])
     return _read(layout, tag)
 
 
