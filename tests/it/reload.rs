@@ -1,6 +1,9 @@
 //! Taking over another configuration while serving.
 
-use reqwest::StatusCode;
+use std::path::Path;
+
+use rcgen::{CertificateParams, KeyPair};
+use reqwest::{Certificate, Client, StatusCode};
 
 use crate::fake_upstream::{FakeUpstream, Fault, On};
 use crate::headpond::{Headpond, configuration};
@@ -80,5 +83,47 @@ async fn configuration_that_cannot_be_used_changes_nothing() {
         assert_eq!(server.get(TAG).await.digest(), image.digest, "{text}");
         assert_eq!(server.get("/v2/").await.status, StatusCode::OK);
     }
+    assert_eq!(server.metric(LOADED), 0);
     assert_eq!((fake.journal().len(), server.running.addresses.len()), (1, 1));
+}
+
+/// Writes `<name>.crt` and `<name>.key` for loopback, and returns a client that trusts nothing else.
+fn certificate(directory: &Path, name: &str) -> Client {
+    let key = KeyPair::generate().unwrap();
+    let names = vec!["127.0.0.1".to_owned(), "127.0.0.2".to_owned()];
+    let pem = CertificateParams::new(names).unwrap().self_signed(&key).unwrap().pem();
+    std::fs::write(directory.join(format!("{name}.crt")), &pem).unwrap();
+    std::fs::write(directory.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+    let trusted = Certificate::from_pem(pem.as_bytes()).unwrap();
+    Client::builder().no_proxy().tls_certs_only([trusted]).build().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_taken_over_all_or_none() {
+    let fake = FakeUpstream::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let old = ["a", "b"].map(|name| certificate(directory.path(), name));
+    let listen = |host: &str, name: &str| format!("{{address: '{host}:0', tls: {{certificate: {name}.crt, key: {name}.key}}}}");
+    let listens = format!("listen: [{}, {}]", listen("127.0.0.1", "a"), listen("127.0.0.2", "b"));
+    let text = configuration(&fake.url(), "", "").replace("listen: 127.0.0.1:0", &listens);
+    let mut server = Headpond::of(&fake, &text, directory, headpond::app::World::default()).await;
+    let urls: Vec<String> = server.running.addresses.iter().map(|address| format!("https://{address}/v2/")).collect();
+    let is_served = async |client: &Client, url: &str| client.get(url).send().await.is_ok();
+
+    let new = ["a", "b"].map(|name| certificate(server.directory.path(), name));
+    let good_key = std::fs::read(server.directory.path().join("b.key")).unwrap();
+    std::fs::write(server.directory.path().join("b.key"), "no key").unwrap();
+    server.reload(&text).unwrap_err();
+    assert_eq!(server.metric(LOADED), 0);
+    for (old, url) in old.iter().zip(&urls) {
+        assert!(is_served(old, url).await, "{url} has the old certificate");
+    }
+    std::fs::write(server.directory.path().join("b.key"), good_key).unwrap();
+    assert_eq!(server.reload(&text).unwrap(), Vec::<&str>::new());
+    for (client, url) in new.iter().zip(&urls) {
+        assert!(is_served(client, url).await, "{url} has the new certificate");
+    }
+    let strangers = ["c", "d"].map(|name| certificate(server.directory.path(), name));
+    assert!(!is_served(&strangers[0], &urls[0]).await, "certificates are checked");
+    assert_eq!(server.metric(LOADED), 1);
 }

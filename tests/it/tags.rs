@@ -204,6 +204,18 @@ async fn digest_told_by_a_head_and_deleted_since_is_not_insisted_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn digest_told_by_a_head_does_not_turn_a_tag_back_that_has_moved_since() {
+    let fake = FakeUpstream::start().await;
+    let old = fake.put_image("library/x", "1", &[]);
+    let server = Headpond::before(&fake).await;
+    server.head(TAG).await;
+    let new = fake.put_image("library/x", "1", &["new".into()]);
+    assert_eq!(server.ask(reqwest::Method::GET, TAG, &[("cache-control", "no-cache")]).await.digest(), new.digest);
+    assert_eq!(server.get(&format!("/v2/up/library/x/manifests/{}", old.digest)).await.digest(), old.digest);
+    assert_eq!(server.get(TAG).await.digest(), new.digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn cached_tag_whose_manifest_was_lost_is_fetched_again() {
     let fake = FakeUpstream::start().await;
     let image = fake.put_image("library/x", "1", &[]);
