@@ -165,10 +165,7 @@ async fn what_was_cached_under_credentials_is_for_users_when_its_rule_is_gone() 
         let opened = format!("{CREDENTIALS}\nanonymous: true");
         let (fake, mut server, image) = with(if opened_first { &opened } else { CREDENTIALS }, TOP).await;
         assert_eq!(get_as(&server, TAG, &alice).await.digest(), image.digest);
-        let record = server.directory.path().join("headpond-data/repositories/up!library!x");
-        while !record.exists() {
-            tokio::task::yield_now().await;
-        }
+        server.wait_for_repository("up/library/x").await;
         server.reload(&configuration(&fake.url(), CREDENTIALS, TOP)).unwrap();
         assert_eq!(get_as(&server, TAG, &alice).await.digest(), image.digest);
         server.reload(&without_rule(&fake, TOP)).unwrap();

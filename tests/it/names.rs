@@ -159,6 +159,7 @@ async fn repository_whose_rule_is_gone_serves_what_it_has() {
     server.get(&manifest(name)).await;
     server.get(&layer).await;
     server.wait_for_fills().await;
+    server.wait_for_repository(name).await;
     let other_rule = rules(&fake, &[format!("{{prefix: other, upstream: '{}'}}", fake.url())]);
     assert_eq!(server.reload(&other_rule).unwrap(), Vec::<&str>::new());
     server.clock.advance(40 * DAY);
@@ -195,11 +196,7 @@ async fn repository_that_was_looked_for_before_its_first_import_is_known_after_i
     assert_eq!(server.get(&manifest("up/library/x")).await.code(), "NAME_UNKNOWN");
     server.reload(&configuration(&fake.url(), "", "")).unwrap();
     assert_eq!(server.get(&manifest("up/library/x")).await.digest(), image.digest);
-    // The record is written behind the answer, and by it alone is the repository known.
-    let record = server.directory.path().join("headpond-data/repositories/up!library!x");
-    while !record.exists() {
-        tokio::task::yield_now().await;
-    }
+    server.wait_for_repository("up/library/x").await;
     server.reload(&elsewhere).unwrap();
     assert_eq!(server.get(&manifest("up/library/x")).await.digest(), image.digest);
 }
