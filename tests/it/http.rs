@@ -18,6 +18,8 @@ async fn answers_are_the_same_over_both_versions_and_heads_have_no_body() {
     let fake = FakeUpstream::start().await;
     let image = fake.put_image("library/x", "1", &["layer".into()]);
     let mut server = Headpond::before(&fake).await;
+    // A refusal that is remembered says so; from now on it is.
+    server.get("/v2/up/library/x/manifests/no").await;
     let mut seen: Vec<Vec<(u16, String, String)>> = Vec::new();
     for client in [Client::builder().http1_only(), Client::builder().http2_prior_knowledge()] {
         server.client = client.no_proxy().build().unwrap();

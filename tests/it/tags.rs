@@ -55,6 +55,7 @@ async fn hundred_clients_of_a_missing_tag_cost_one_request() {
     assert_eq!(fake.journal().len(), 1);
     let remembered = server.get(TAG).await;
     assert!(remembered.message().contains("manifest unknown"), "what upstream said is told again: {}", remembered.message());
+    assert!(remembered.message().contains("a moment ago"), "{}", remembered.message());
 }
 
 #[tokio::test(flavor = "multi_thread")]
