@@ -148,6 +148,14 @@ impl Headpond {
         self.wait_for_metric("headpond_fills_inflight", 0).await;
     }
 
+    /// Waits until it is recorded what a repository is: that is written behind the first answer.
+    pub(crate) async fn wait_for_repository(&self, name: &str) {
+        let record = self.directory.path().join("headpond-data/repositories").join(name.replace('/', "!"));
+        while !record.exists() {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// The digests of all committed blobs.
     pub(crate) fn stored_blobs(&self) -> Vec<String> {
         let mut names = Vec::new();
