@@ -32,6 +32,15 @@ pub struct BlobAnswer {
     pub result: CacheResult,
 }
 
+/// Where a request's bytes lie.
+struct Placed {
+    /// Within the blob, if a part was asked for.
+    range: Option<ByteRange>,
+    length_bytes: Option<u64>,
+    /// What is known now: upstream may have been asked.
+    standing: Standing,
+}
+
 impl Cache {
     /// A blob of `origin`'s repository, or the range of it that was asked for.
     ///
@@ -105,7 +114,7 @@ impl Cache {
         range: Option<RangeRequest>,
     ) -> Result<Option<BlobAnswer>, CacheError> {
         self.refuse_again(origin, digest)?;
-        let (placed, expected_bytes) = self.place(origin, digest, standing, range).await?;
+        let Placed { range: placed, length_bytes: expected_bytes, standing } = self.place(origin, digest, standing, range).await?;
         let demand = placed.map_or(0..u64::MAX, ByteRange::half_open);
         let committed = self.vouch_when_committed(origin, digest);
         let (mut follower, began) = match self.fills.start(origin, *digest, demand, expected_bytes, standing, committed) {
@@ -134,21 +143,23 @@ impl Cache {
         digest: &Digest,
         standing: Standing,
         range: Option<RangeRequest>,
-    ) -> Result<(Option<ByteRange>, Option<u64>), CacheError> {
+    ) -> Result<Placed, CacheError> {
         let known_bytes = match standing {
             Standing::Linked { size_bytes } => size_bytes,
             Standing::Vouched => self.link(origin, digest).await.flatten(),
             Standing::Unknown => None,
         };
-        let Some(range) = range else { return Ok((None, known_bytes)) };
-        let total_bytes = match known_bytes {
-            Some(bytes) => Some(bytes),
-            None => self.ask_for_word(origin, digest).await?.0,
+        let Some(range) = range else { return Ok(Placed { range: None, length_bytes: known_bytes, standing }) };
+        // Somebody may have asked since: looked up right before a request of our own, so that it is not made.
+        let (length_bytes, standing) = match (known_bytes, self.just_vouched(origin, digest)) {
+            (Some(bytes), _) => (Some(bytes), standing),
+            (None, Some(length_bytes)) => (length_bytes, Standing::Vouched),
+            (None, None) => (self.ask_for_word(origin, digest).await?.0, Standing::Vouched),
         };
         // A length nobody knows: the whole blob is sent, as RFC 9110 allows.
-        let Some(total_bytes) = total_bytes else { return Ok((None, None)) };
+        let Some(total_bytes) = length_bytes else { return Ok(Placed { range: None, length_bytes, standing }) };
         let range = range.within(total_bytes).map_err(|_| CacheError::RangeNotSatisfiable { total_bytes })?;
-        Ok((Some(range), Some(total_bytes)))
+        Ok(Placed { range: Some(range), length_bytes, standing })
     }
 
     /// Bytes that a repository's own upstream sent are its upstream's word.

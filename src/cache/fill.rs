@@ -121,6 +121,8 @@ pub struct Fill {
     digest: Digest,
     /// Through which it comes; what upstream refuses there it may have elsewhere.
     repository: RepositoryName,
+    /// Length by the manifest that refers to it, if one is cached.
+    expected_bytes: Option<u64>,
     progress: watch::Sender<Progress>,
     /// Intervals asked for, with how many ask for each.
     demands: Mutex<BTreeMap<(u64, u64), usize>>,
@@ -131,11 +133,12 @@ pub struct Fill {
 }
 
 impl Fill {
-    pub(crate) fn new(digest: Digest, repository: RepositoryName) -> Self {
+    pub(crate) fn new(digest: Digest, repository: RepositoryName, expected_bytes: Option<u64>) -> Self {
         let progress = Progress { phase: Phase::Opening, total_bytes: None, coverage: Coverage::default(), file: None };
         Self {
             digest,
             repository,
+            expected_bytes,
             progress: watch::Sender::new(progress),
             demands: Mutex::default(),
             demanded: Notify::new(),
@@ -179,6 +182,17 @@ impl Fill {
     fn refuse(&self, max_fills: usize) {
         tracing::warn!(digest = %self.digest, max_fills, "blob was not kept: limits.max_fills are under way, and all are followed");
         self.set_phase(Phase::Unkept { from: 0, hasher: DigestHasher::new(self.digest.algorithm()) });
+    }
+
+    /// Nothing will come any more: tells the followers, unless they know.
+    fn abandon(&self) {
+        self.progress.send_if_modified(|progress| {
+            let is_unfinished = matches!(progress.phase, Phase::Opening | Phase::Filling);
+            if is_unfinished {
+                progress.phase = Phase::Failed(FillError::Dropped);
+            }
+            is_unfinished
+        });
     }
 
     fn set_phase(&self, phase: Phase) {

@@ -76,7 +76,11 @@ impl StagedBlob {
         }
         self.disk.rename(&self.path, &to).map_err(|error| StorageError::file("rename", &self.path, error))?;
         self.committed = true;
-        self.disk.sync_directory(parent).map_err(|error| StorageError::file("sync", parent, error))
+        self.disk.sync_directory(parent).map_err(|error| {
+            // What may be gone after a loss of power is not kept, so that "kept" is never said wrongly.
+            let _ = self.disk.remove(&to);
+            StorageError::file("sync", parent, error)
+        })
     }
 
     /// A new directory is itself an entry that must be on the medium.

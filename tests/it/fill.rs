@@ -2,8 +2,13 @@
 
 mod broken;
 mod followers;
+mod full;
 mod leaving;
+mod lies;
+mod nth_fault;
 mod ranges;
+mod registries;
+mod vouching;
 
 use std::time::Duration;
 
@@ -103,5 +108,18 @@ pub(crate) async fn server_with_manifest(seed: u64, length: usize, top: &str) ->
     let image = fake.put_image("library/x", "1", std::slice::from_ref(&content));
     let server = Headpond::with(&fake, "", top).await;
     assert_eq!(server.get("/v2/up/library/x/manifests/1").await.status, StatusCode::OK);
+    // It is stored behind the answer.
+    while server.stored_blobs().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     (fake, server, image.layers[0], content)
+}
+
+/// Asserts that every committed file is what its name says.
+#[track_caller]
+pub(crate) fn assert_store_is_right(server: &Headpond) {
+    for name in server.stored_blobs() {
+        let path = server.directory.path().join("headpond-data/blobs/sha256").join(name.get(..2).unwrap()).join(&name);
+        assert_eq!(Digest::of(&std::fs::read(path).unwrap()).hex(), name);
+    }
 }

@@ -1,20 +1,28 @@
 //! Every integration test in one binary, over real sockets.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::string_slice)]
 
 mod architecture;
+mod auth;
+mod bad_input;
 mod cli;
 mod config;
 mod documents;
 mod errors;
 mod fake_upstream;
+mod faulty_disk;
+mod faulty_records;
 mod fill;
 mod freshness;
 mod headpond;
+mod http;
 mod manifests;
+mod names;
 mod outage;
 mod pull;
+mod reload;
 mod server;
 mod server_tls;
+mod storage;
 mod tags;
 mod tags_list;
 mod upstream;

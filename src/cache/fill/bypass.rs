@@ -206,7 +206,12 @@ impl Bypass {
         loop {
             match upstream.get_blob(&self.origin.remote, &self.digest, range.clone()).await {
                 Ok(stream) => {
-                    self.total_bytes = stream.total_bytes.or(self.total_bytes);
+                    let (known, told) = (self.total_bytes, stream.total_bytes);
+                    if known.is_some() && told.is_some() && known != told {
+                        let detail = format!("upstream's {} has another length than was said before", self.digest);
+                        return Err(UpstreamError::Lied { detail }.into());
+                    }
+                    self.total_bytes = told.or(known);
                     self.stream = Some(stream);
                     return Ok(());
                 }

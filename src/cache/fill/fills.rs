@@ -114,7 +114,7 @@ impl Fills {
         if let Ok(Some(blob)) = self.blobs.open(&digest) {
             return if standing == Standing::Vouched { Start::Here(blob) } else { Start::NotYours };
         }
-        let fill = Arc::new(Fill::new(digest, origin.repository.clone()));
+        let fill = Arc::new(Fill::new(digest, origin.repository.clone(), expected_bytes));
         let follower = self.follow(Arc::clone(&fill), origin, demand);
         let count = running.values().filter(|running| !running.fill.is_given_up()).count();
         if count >= self.limits.max_fills && !drop_oldest_unfollowed(&running) {
@@ -126,7 +126,7 @@ impl Fills {
         running.insert(digest, Running { fill: Arc::clone(&fill), origin: Arc::clone(origin), number });
         drop(running);
         let arrival = Arrival { fills: self.clone(), fill: Arc::clone(&fill) };
-        self.spawn(Transfer::new(fill, Arc::clone(origin), self.limits.clone(), expected_bytes), arrival, committed);
+        self.spawn(Transfer::new(fill, Arc::clone(origin), self.limits.clone()), arrival, committed);
         Start::Began(follower)
     }
 
@@ -170,7 +170,7 @@ fn drop_oldest_unfollowed(running: &HashMap<Digest, Running>) -> bool {
     true
 }
 
-/// Takes a fill out when it is over, however it ended.
+/// Takes a fill out when it is over, however it ended: cancelled by shutdown, or by a panic, too.
 struct Arrival {
     fills: Fills,
     fill: Arc<Fill>,
@@ -178,6 +178,7 @@ struct Arrival {
 
 impl Drop for Arrival {
     fn drop(&mut self) {
+        self.fill.abandon();
         let mut running = self.fills.lock();
         // One that was given up may have been replaced.
         if running.get(self.fill.digest()).is_some_and(|running| Arc::ptr_eq(&running.fill, &self.fill)) {

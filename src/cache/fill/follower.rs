@@ -156,6 +156,7 @@ impl Follower {
     async fn leave(&mut self, from: u64, hasher: DigestHasher, total_bytes: Option<u64>) -> Result<Option<u64>, FillError> {
         let hasher = (self.position == from).then_some(hasher);
         let demand = self.position..self.demand.end;
+        let total_bytes = total_bytes.or(self.fill.expected_bytes);
         let bypass = self.bypasses.open(&self.origin, self.fill.digest, demand, hasher, total_bytes).await?;
         let total_bytes = bypass.total_bytes();
         self.bypass = Some(Box::new(bypass));

@@ -87,12 +87,6 @@ impl Plan {
         self.connections.extract_if(.., |connection| connection.id != kept).map(|connection| connection.id).collect()
     }
 
-    /// Whether nothing is being fetched.
-    #[must_use]
-    pub const fn is_idle(&self) -> bool {
-        self.connections.is_empty()
-    }
-
     /// The next connection to open, if one is needed and allowed.
     pub fn next(&mut self, coverage: &Coverage, demands: &[Range<u64>]) -> Option<Assignment> {
         let allowed = if self.ranges { self.max_connections } else { 1 };
@@ -155,87 +149,4 @@ impl Plan {
 }
 
 #[cfg(test)]
-#[allow(clippy::single_range_in_vec_init)] // a demand is an interval
-mod tests {
-    use super::*;
-
-    const MIB: u64 = 1024 * 1024;
-
-    fn whole() -> [Range<u64>; 1] {
-        [0..u64::MAX]
-    }
-
-    fn covered(ranges: &[Range<u64>]) -> Coverage {
-        let mut coverage = Coverage::default();
-        ranges.iter().for_each(|range| coverage.add(range.clone()));
-        coverage
-    }
-
-    #[test]
-    fn a_whole_blob_is_one_plain_request() {
-        let mut plan = Plan::new(4, None);
-        assert_eq!(plan.next(&Coverage::default(), &whole()), Some(Assignment { id: 1, range: None }));
-        assert_eq!(plan.next(&Coverage::default(), &whole()), None);
-    }
-
-    #[test]
-    fn four_ranges_are_four_bounded_requests_that_do_not_overlap() {
-        let mut plan = Plan::new(4, Some(100 * MIB));
-        let demands: Vec<_> = (0..4).map(|k| 25 * MIB * k..25 * MIB * (k + 1)).collect();
-        let ranges: Vec<_> = std::iter::from_fn(|| plan.next(&Coverage::default(), &demands)).map(|a| a.range.unwrap()).collect();
-        assert_eq!(ranges, demands);
-    }
-
-    #[test]
-    fn a_range_far_ahead_cuts_the_connection_that_would_come_by() {
-        let mut plan = Plan::new(4, Some(100 * MIB));
-        let coverage = Coverage::default();
-        plan.next(&coverage, &whole());
-        let demands = [0..u64::MAX, 60 * MIB..70 * MIB];
-        assert_eq!(plan.next(&coverage, &demands).unwrap().range, Some(60 * MIB..70 * MIB));
-        assert_eq!(plan.advance(1, 80 * MIB), (0..60 * MIB, true));
-        plan.finish(1);
-        plan.finish(2);
-        let coverage = covered(&[0..70 * MIB]);
-        assert_eq!(plan.next(&coverage, &demands).unwrap().range, Some(70 * MIB..100 * MIB));
-    }
-
-    #[test]
-    fn a_range_that_comes_soon_opens_nothing() {
-        let mut plan = Plan::new(4, Some(100 * MIB));
-        plan.next(&Coverage::default(), &whole());
-        assert_eq!(plan.next(&Coverage::default(), &[0..u64::MAX, 2 * MIB..9 * MIB]), None);
-    }
-
-    #[test]
-    fn gaps_nobody_wants_are_fetched_one_by_one() {
-        let mut plan = Plan::new(4, Some(100));
-        let coverage = covered(&[10..20, 50..100]);
-        assert_eq!(plan.next(&coverage, &[]).unwrap().range, Some(0..10));
-        assert_eq!(plan.next(&coverage, &[]), None);
-        plan.finish(1);
-        assert_eq!(plan.next(&covered(&[0..20, 50..100]), &[]).unwrap().range, Some(20..50));
-    }
-
-    #[test]
-    fn without_ranges_one_plain_request_brings_everything() {
-        let mut plan = Plan::new(4, Some(100));
-        plan.next(&covered(&[0..50]), &[]);
-        assert!(plan.without_ranges(1).is_empty());
-        assert_eq!(plan.advance(1, 60), (0..60, false));
-        assert_eq!(plan.next(&covered(&[0..60]), &[90..95]), None);
-        plan.finish(1);
-        assert_eq!(plan.next(&covered(&[0..60]), &[]), Some(Assignment { id: 2, range: None }));
-    }
-
-    #[test]
-    fn without_ranges_the_connection_that_is_furthest_goes_on() {
-        let mut plan = Plan::new(4, Some(100 * MIB));
-        let demands = [0..u64::MAX, 60 * MIB..70 * MIB, 80 * MIB..90 * MIB];
-        while plan.next(&Coverage::default(), &demands).is_some() {}
-        plan.advance(1, 30 * MIB);
-        assert_eq!(plan.without_ranges(2), [2, 3]);
-        assert_eq!(plan.advance(1, 70 * MIB), (30 * MIB..100 * MIB, true));
-        assert_eq!(plan.finish(1), Some(Finished { stood_at: 100 * MIB, brought_all: true, is_plain: true }));
-    }
-}
+mod tests;

@@ -60,7 +60,7 @@ pub(super) struct Transfer {
     fill: Arc<Fill>,
     origin: Arc<Origin>,
     limits: FillLimits,
-    /// Length by the manifest that refers to the blob, if one is cached.
+    /// See [`Fill`].
     expected_bytes: Option<u64>,
     plan: Plan,
     backoff: Backoff,
@@ -76,7 +76,8 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
-    pub(super) fn new(fill: Arc<Fill>, origin: Arc<Origin>, limits: FillLimits, expected_bytes: Option<u64>) -> Self {
+    pub(super) fn new(fill: Arc<Fill>, origin: Arc<Origin>, limits: FillLimits) -> Self {
+        let expected_bytes = fill.expected_bytes;
         let (sender, events) = mpsc::channel(QUEUED_PIECES);
         Self {
             // A blob of no bytes is asked for like one of unknown length: something must be.
@@ -96,14 +97,11 @@ impl Transfer {
         }
     }
 
-    /// Runs to the end. Whatever happens, the followers are told. The length, if the blob is in the
-    /// store.
+    /// Runs to the end, and tells the followers. The length, if the blob is in the store.
     pub(super) async fn run(mut self, blobs: BlobFiles) -> Option<u64> {
-        let unfinished = Unfinished(Arc::clone(&self.fill));
         let metrics = self.origin.metrics.all().clone();
         metrics.fills_inflight.inc();
         let result = self.fill_and_commit(blobs).await;
-        drop(unfinished);
         metrics.fills_inflight.dec();
         metrics.fill_ended(result);
         self.total_bytes.filter(|_| result == FillResult::Committed)
@@ -119,7 +117,14 @@ impl Transfer {
         match self.transfer(&mut writer).await {
             Ok(()) => self.commit(writer).await,
             Err(Stop::Unkept(error)) => self.unkept(writer, &error).await,
-            Err(Stop::Failed(error)) => self.failed(error),
+            Err(Stop::Failed(error)) => {
+                let removed = move || {
+                    drop(writer); // and the staged file with it
+                    Ok(())
+                };
+                let _ = blocking(removed).await;
+                self.failed(error)
+            }
         }
     }
 
@@ -146,18 +151,8 @@ impl Transfer {
         }
     }
 
-    /// Whether every byte is there. Where upstream never told the length, the manifest's counts: what
-    /// is longer or shorter does not have the digest.
-    fn is_complete(&mut self) -> bool {
-        let told_by_manifest = || self.expected_bytes.filter(|_| self.is_answered && self.plan.is_idle());
-        let Some(total_bytes) = self.total_bytes.or_else(told_by_manifest) else { return false };
-        if !self.fill.progress.borrow().coverage.is_complete(total_bytes) {
-            return false;
-        }
-        if self.total_bytes.is_none() {
-            self.set_total(total_bytes);
-        }
-        true
+    fn is_complete(&self) -> bool {
+        self.total_bytes.is_some_and(|total_bytes| self.fill.progress.borrow().coverage.is_complete(total_bytes))
     }
 
     fn set_total(&mut self, total_bytes: u64) {
@@ -256,6 +251,10 @@ impl Transfer {
         }
         if let Some(total_bytes) = total_bytes {
             self.told_length(total_bytes, writer).await?;
+        } else if let (None, Some(expected_bytes)) = (self.total_bytes, self.expected_bytes) {
+            // Upstream does not tell, so the manifest's word counts: what is longer or shorter does
+            // not have the digest.
+            self.set_total(expected_bytes);
         }
         self.fill.progress.send_modify(|progress| {
             if matches!(progress.phase, Phase::Opening) {
@@ -355,6 +354,7 @@ impl Transfer {
     }
 
     fn failed(&self, error: FillError) -> FillResult {
+        let (digest, rule) = (self.fill.digest, self.origin.metrics.rule());
         let result = match &error {
             FillError::DigestMismatch { .. } => {
                 self.origin.metrics.all().digest_mismatch.inc();
@@ -363,24 +363,18 @@ impl Transfer {
             FillError::Dropped => FillResult::Dropped,
             FillError::Upstream(_) | FillError::TooLong { .. } | FillError::Read(_) | FillError::TooManyBypasses => FillResult::Failed,
         };
-        tracing::warn!(digest = %self.fill.digest, rule = self.origin.metrics.rule(), %error, "a fill failed; nothing of it is kept");
+        match &error {
+            FillError::Dropped => tracing::info!(%digest, rule, "a fill was dropped: no client follows it, and there are too many such"),
+            // Told to the clients, whose requests are logged.
+            FillError::Upstream(UpstreamError::NotFound { .. }) => tracing::debug!(%digest, rule, %error, "upstream does not have a blob"),
+            FillError::Upstream(_)
+            | FillError::DigestMismatch { .. }
+            | FillError::TooLong { .. }
+            | FillError::Read(_)
+            | FillError::TooManyBypasses => tracing::warn!(%digest, rule, "a fill failed, nothing of it is kept: {error}"),
+        }
         self.fill.set_phase(Phase::Failed(error));
         result
-    }
-}
-
-/// Tells the followers of a transfer that was cancelled.
-struct Unfinished(Arc<Fill>);
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        self.0.progress.send_if_modified(|progress| {
-            let is_unfinished = matches!(progress.phase, Phase::Opening | Phase::Filling);
-            if is_unfinished {
-                progress.phase = Phase::Failed(FillError::Dropped);
-            }
-            is_unfinished
-        });
     }
 }
 

@@ -118,3 +118,18 @@ async fn an_upstream_that_stays_down_before_the_first_byte_is_an_error_at_once()
     server.clock.advance(std::time::Duration::from_secs(120));
     assert_read(&server, &digest, &content).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_restarts_in_mid_blob_is_taken_up_again() {
+    let (fake, digest, content) = fake_with_blob(9, LENGTH).await;
+    fake.hold_blobs_at(CUT);
+    let server = Headpond::before(&fake).await;
+    let mut client = Reader::open(&server, &digest, "", &content).await;
+    client.read_to(LENGTH / 2).await;
+    fake.stop().await;
+    server.wait_for_metric(r#"headpond_upstream_requests_total{code="0",method="GET",rule="up"}"#, 2).await;
+    fake.release();
+    fake.restart();
+    assert_eq!(client.rest().await, Ok(LENGTH));
+    assert_at_most(fake.blob_bytes_sent(&digest), 105, LENGTH);
+}

@@ -99,3 +99,16 @@ async fn clients_beyond_the_limit_of_fills_are_streamed_past_the_store() {
     server.wait_for_fills().await;
     assert_eq!(server.stored_blobs(), [first.hex()]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_in_mid_blob_breaks_bodies_off_and_leaves_nothing() {
+    let (fake, digest, content) = fake_with_blob(3, MIB).await;
+    fake.hold_blobs_at(MIB as u64 / 2);
+    let server = Headpond::with(&fake, "", "limits: {drain_deadline: 100ms}").await;
+    let mut client = Reader::open(&server, &digest, "", &content).await;
+    client.read_to(MIB / 4).await;
+    let directory = server.stop().await;
+    let stood_at = client.rest().await.expect_err("a body that cannot be complete");
+    assert!(stood_at <= MIB / 2);
+    assert_eq!(std::fs::read_dir(directory.path().join("headpond-data/staging")).unwrap().count(), 0);
+}

@@ -1,0 +1,225 @@
+//! Single cases, and a model: a transfer with random demands, progress and breaks.
+
+#![allow(clippy::single_range_in_vec_init)] // a demand is an interval
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use super::*;
+
+const MIB: u64 = 1024 * 1024;
+
+fn whole() -> [Range<u64>; 1] {
+    [0..u64::MAX]
+}
+
+fn covered(ranges: &[Range<u64>]) -> Coverage {
+    let mut coverage = Coverage::default();
+    ranges.iter().for_each(|range| coverage.add(range.clone()));
+    coverage
+}
+
+#[test]
+fn a_whole_blob_is_one_plain_request() {
+    let mut plan = Plan::new(4, None);
+    assert_eq!(plan.next(&Coverage::default(), &whole()), Some(Assignment { id: 1, range: None }));
+    assert_eq!(plan.next(&Coverage::default(), &whole()), None);
+}
+
+#[test]
+fn four_ranges_are_four_bounded_requests_that_do_not_overlap() {
+    let mut plan = Plan::new(4, Some(100 * MIB));
+    let demands: Vec<_> = (0..4).map(|k| 25 * MIB * k..25 * MIB * (k + 1)).collect();
+    let ranges: Vec<_> = std::iter::from_fn(|| plan.next(&Coverage::default(), &demands)).map(|a| a.range.unwrap()).collect();
+    assert_eq!(ranges, demands);
+}
+
+#[test]
+fn a_range_far_ahead_cuts_the_connection_that_would_come_by() {
+    let mut plan = Plan::new(4, Some(100 * MIB));
+    let coverage = Coverage::default();
+    plan.next(&coverage, &whole());
+    let demands = [0..u64::MAX, 60 * MIB..70 * MIB];
+    assert_eq!(plan.next(&coverage, &demands).unwrap().range, Some(60 * MIB..70 * MIB));
+    assert_eq!(plan.advance(1, 80 * MIB), (0..60 * MIB, true));
+    plan.finish(1);
+    plan.finish(2);
+    let coverage = covered(&[0..70 * MIB]);
+    assert_eq!(plan.next(&coverage, &demands).unwrap().range, Some(70 * MIB..100 * MIB));
+}
+
+#[test]
+fn a_range_that_comes_soon_opens_nothing() {
+    let mut plan = Plan::new(4, Some(100 * MIB));
+    plan.next(&Coverage::default(), &whole());
+    assert_eq!(plan.next(&Coverage::default(), &[0..u64::MAX, 2 * MIB..9 * MIB]), None);
+}
+
+#[test]
+fn gaps_nobody_wants_are_fetched_one_by_one() {
+    let mut plan = Plan::new(4, Some(100));
+    let coverage = covered(&[10..20, 50..100]);
+    assert_eq!(plan.next(&coverage, &[]).unwrap().range, Some(0..10));
+    assert_eq!(plan.next(&coverage, &[]), None);
+    plan.finish(1);
+    assert_eq!(plan.next(&covered(&[0..20, 50..100]), &[]).unwrap().range, Some(20..50));
+}
+
+#[test]
+fn without_ranges_one_plain_request_brings_everything() {
+    let mut plan = Plan::new(4, Some(100));
+    plan.next(&covered(&[0..50]), &[]);
+    assert!(plan.without_ranges(1).is_empty());
+    assert_eq!(plan.advance(1, 60), (0..60, false));
+    assert_eq!(plan.next(&covered(&[0..60]), &[90..95]), None);
+    plan.finish(1);
+    assert_eq!(plan.next(&covered(&[0..60]), &[]), Some(Assignment { id: 2, range: None }));
+}
+
+#[test]
+fn without_ranges_the_connection_that_is_furthest_goes_on() {
+    let mut plan = Plan::new(4, Some(100 * MIB));
+    let demands = [0..u64::MAX, 60 * MIB..70 * MIB, 80 * MIB..90 * MIB];
+    while plan.next(&Coverage::default(), &demands).is_some() {}
+    plan.advance(1, 30 * MIB);
+    assert_eq!(plan.without_ranges(2), [2, 3]);
+    assert_eq!(plan.advance(1, 70 * MIB), (30 * MIB..100 * MIB, true));
+    assert_eq!(plan.finish(1), Some(Finished { stood_at: 100 * MIB, brought_all: true, is_plain: true }));
+}
+
+/// What happens to a transfer.
+#[derive(Clone, Debug)]
+enum Happening {
+    Demand(u64, u64),
+    Leave(Index),
+    /// A connection brings so much more.
+    Bytes(Index, u64),
+    Break(Index),
+    /// A connection turns out to bring the whole blob.
+    WholeInstead(Index),
+}
+
+const TOTAL: u64 = 64 * MIB;
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let offset = 0..TOTAL;
+    prop_oneof![
+        3 => (offset.clone(), offset).prop_map(|(a, b)| Happening::Demand(a.min(b), a.max(b) + 1)),
+        1 => Just(Happening::Demand(0, u64::MAX)),
+        1 => any::<Index>().prop_map(Happening::Leave),
+        8 => (any::<Index>(), 1..6 * MIB).prop_map(|(which, length)| Happening::Bytes(which, length)),
+        1 => any::<Index>().prop_map(Happening::Break),
+        1 => any::<Index>().prop_map(Happening::WholeInstead),
+    ]
+}
+
+/// A transfer as `Transfer` drives it, without the network.
+struct Model {
+    plan: Plan,
+    coverage: Coverage,
+    demands: Vec<Range<u64>>,
+    /// Bytes that came although they were there.
+    overlap: u64,
+    restarts: u64,
+}
+
+impl Model {
+    fn new(total_bytes: Option<u64>) -> Self {
+        Self { plan: Plan::new(4, total_bytes), coverage: Coverage::default(), demands: vec![0..u64::MAX], overlap: 0, restarts: 0 }
+    }
+
+    fn live(&self) -> Vec<ConnectionId> {
+        self.plan.connections.iter().map(|connection| connection.id).collect()
+    }
+
+    fn pick(&self, which: &Index) -> Option<ConnectionId> {
+        let live = self.live();
+        (!live.is_empty()).then(|| *which.get(&live))
+    }
+
+    fn happens(&mut self, happening: &Happening) {
+        match happening {
+            Happening::Demand(start, end) => self.demands.push(*start..*end),
+            Happening::Leave(which) if !self.demands.is_empty() => drop(self.demands.swap_remove(which.index(self.demands.len()))),
+            Happening::Leave(_) => {}
+            Happening::Bytes(which, length) => {
+                if let Some(id) = self.pick(which) {
+                    self.bring(id, *length);
+                }
+            }
+            Happening::Break(which) => {
+                if let Some(id) = self.pick(which) {
+                    assert!(self.plan.finish(id).is_some());
+                    assert_eq!(self.plan.finish(id), None, "it is over once");
+                }
+            }
+            Happening::WholeInstead(which) => {
+                if let Some(id) = self.pick(which).filter(|_| self.plan.ranges) {
+                    self.plan.without_ranges(id);
+                    assert_eq!(self.plan.connections.len(), 1);
+                }
+            }
+        }
+    }
+
+    /// What one connection brings, as far as upstream has it.
+    fn bring(&mut self, id: ConnectionId, length: u64) {
+        let next = self.plan.connections.iter().find(|connection| connection.id == id).unwrap().next;
+        let (interval, done) = self.plan.advance(id, length.min(TOTAL - next));
+        let new: u64 = self.coverage.gaps(interval.clone()).map(|gap| gap.end - gap.start).sum();
+        self.overlap += (interval.end - interval.start) - new;
+        self.coverage.add(interval.clone());
+        if done || interval.end >= TOTAL {
+            self.plan.finish(id);
+        }
+    }
+
+    /// Opens what is to be opened, and checks what must always hold.
+    fn open(&mut self) {
+        while let Some(assignment) = self.plan.next(&self.coverage, &self.demands) {
+            self.restarts += u64::from(!self.plan.ranges);
+            let start = assignment.range.map_or(0, |range| range.start);
+            assert!(!self.plan.ranges || self.coverage.covered_to(start) == start, "what is asked for first is not there");
+        }
+        let allowed = if self.plan.ranges { 4 } else { 1 };
+        assert!(self.plan.connections.len() <= allowed);
+        let mut owned: Vec<_> = self.plan.connections.iter().map(|connection| (connection.next, connection.end)).collect();
+        owned.sort_unstable();
+        for pair in owned.windows(2) {
+            assert!(pair[0].1 <= pair[1].0, "two connections own the same byte: {owned:?}");
+        }
+        assert!(!owned.is_empty() || self.coverage.is_complete(TOTAL), "nothing is fetched of what is missing");
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_byte_is_assigned_and_to_one_connection(
+        known in any::<bool>(),
+        happenings in prop::collection::vec(happening(), 0..80),
+    ) {
+        let mut model = Model::new(known.then_some(TOTAL));
+        model.open();
+        for happening in &happenings {
+            // The first answer tells the length.
+            model.plan.set_total(TOTAL);
+            model.happens(happening);
+            model.open();
+        }
+        let without_ranges = !model.plan.ranges;
+        model.demands.clear();
+        model.plan.set_total(TOTAL);
+        let mut rounds = 0;
+        while !model.coverage.is_complete(TOTAL) {
+            model.open();
+            for id in model.live() {
+                model.bring(id, 8 * MIB);
+            }
+            rounds += 1;
+            prop_assert!(rounds < 1000, "it gets nowhere");
+        }
+        // Only an upstream without ranges brings a byte again: all of them, once for each restart.
+        let restarts = if without_ranges { 1 + model.restarts } else { 0 };
+        prop_assert!(model.overlap <= restarts * TOTAL, "{} bytes came twice", model.overlap);
+    }
+}
