@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::config::{Config, ConfigSource, Limits, Listen};
+use crate::config::{Config, ConfigSource, Limits, Listen, Tls};
 use crate::http::{self, BoundListener, Drained, Edge, Readiness, TlsContext, admin_router};
 use crate::registry::Registry;
 use crate::storage::{Disk, LocalDisk, Store, unix_seconds};
@@ -57,7 +57,7 @@ pub struct Running {
     config: Config,
     clock: Clock,
     edge: Edge,
-    registry: Registry,
+    cache: Cache,
     endpoints: Endpoints,
     tls: Vec<(Listen, Option<Arc<TlsContext>>)>,
     readiness: Readiness,
@@ -80,9 +80,9 @@ pub async fn start(config: Config, world: World) -> anyhow::Result<Running> {
     let store = open_store(&config, &world).await?;
     let cache = Cache::new(Arc::clone(&store), world.clock.clone(), tasks.clone(), build::cache_limits(&config.limits));
     let mut endpoints = Endpoints::new(world.clock.clone());
-    let upstreams = endpoints.upstreams(&config, &metrics)?;
-    let registry = Registry::new(cache, upstreams, &metrics);
-    let edge = Edge::new(build::gate(&config)?, registry.clone(), metrics.clone());
+    let (origins, in_use) = endpoints.origins(&config, &metrics)?;
+    endpoints.keep(in_use);
+    let edge = Edge::new(build::gate(&config, Registry::new(cache.clone(), origins, &metrics))?, metrics.clone());
     clean_up_behind(&store, &tasks);
 
     let readiness = Readiness::default();
@@ -102,7 +102,7 @@ pub async fn start(config: Config, world: World) -> anyhow::Result<Running> {
         config,
         clock: world.clock,
         edge,
-        registry,
+        cache,
         endpoints,
         tls,
         readiness,
@@ -159,18 +159,26 @@ impl Running {
     }
 
     fn take_over(&mut self, config: &Config) -> anyhow::Result<Vec<&'static str>> {
-        let gate = build::gate(config)?;
-        let upstreams = self.endpoints.upstreams(config, &self.metrics)?;
-        for (listen, context) in &self.tls {
-            let changed = config.listen.iter().find(|changed| changed.address == listen.address);
-            if let (Some(context), Some(files)) = (context, changed.and_then(|changed| changed.tls.as_ref())) {
-                context.reload(files)?;
-            }
+        let (origins, in_use) = self.endpoints.origins(config, &self.metrics)?;
+        let gate = build::gate(config, Registry::new(self.cache.clone(), origins, &self.metrics))?;
+        // All are read once before any is taken over: what cannot be used changes nothing.
+        for (_, files) in self.certificates(config) {
+            TlsContext::load(files)?;
         }
-        // Upstreams first: a rule that is known has its upstream.
-        self.registry.reload(upstreams);
+        for (context, files) in self.certificates(config) {
+            context.reload(files)?;
+        }
+        self.endpoints.keep(in_use);
         self.edge.reload(gate);
         Ok(build::needs_restart(&self.config, config))
+    }
+
+    /// The certificates in use, and where `config` has them.
+    fn certificates<'a>(&'a self, config: &'a Config) -> impl Iterator<Item = (&'a TlsContext, &'a Tls)> {
+        self.tls.iter().filter_map(|(listen, context)| {
+            let changed = config.listen.iter().find(|changed| changed.address == listen.address)?;
+            Some((context.as_deref()?, changed.tls.as_ref()?))
+        })
     }
 
     /// Not ready → (pause) → stop accepting → drain, with a deadline → end the tasks.

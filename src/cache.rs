@@ -12,6 +12,7 @@ mod freshness;
 mod import;
 mod manifests;
 mod memory;
+mod negative;
 mod origin;
 mod tags;
 mod tags_list;
@@ -24,7 +25,7 @@ pub use fill::{FillError, FillLimits, Follower};
 pub use flight::{FlightAborted, Flights, Role};
 pub use freshness::StaleReason;
 pub use manifests::{CachedManifest, ManifestHeader};
-pub use origin::Origin;
+pub use origin::{Origin, RuleOrigin};
 pub use tags::{Demand, Served};
 pub use vouch::Standing;
 
@@ -32,13 +33,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::oci::{Digest, RepositoryName, Tag};
+use crate::oci::{Digest, Tag};
 use crate::storage::{Store, unix_seconds};
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::CacheResult;
-use crate::upstream::UpstreamError;
 use fill::Fills;
 use memory::Memory;
+use origin::OriginKey;
 
 /// Limits of the cache; the configuration's `limits` name and default them.
 #[derive(Clone, Debug)]
@@ -57,8 +58,8 @@ pub struct CacheLimits {
     pub fills: FillLimits,
 }
 
-type RepositoryTag = (RepositoryName, Tag);
-type RepositoryDigest = (RepositoryName, Digest);
+type OriginTag = (OriginKey, Tag);
+type OriginDigest = (OriginKey, Digest);
 
 /// The cache of one process; cheap to clone.
 #[derive(Clone)]
@@ -69,13 +70,13 @@ pub struct Cache {
     clock: Clock,
     tasks: Tasks,
     limits: Arc<CacheLimits>,
-    revalidations: Flights<RepositoryTag, freshness::Revalidation>,
-    tag_imports: Flights<RepositoryTag, Result<Arc<CachedManifest>, CacheError>>,
-    digest_imports: Flights<RepositoryDigest, Result<Arc<CachedManifest>, CacheError>>,
-    tag_heads: Flights<RepositoryTag, Result<ManifestHeader, CacheError>>,
-    digest_heads: Flights<RepositoryDigest, Result<ManifestHeader, CacheError>>,
-    blob_heads: Flights<RepositoryDigest, Result<Option<u64>, CacheError>>,
-    tag_lists: Flights<RepositoryName, Result<Arc<Vec<Tag>>, CacheError>>,
+    revalidations: Flights<OriginTag, freshness::Revalidation>,
+    tag_imports: Flights<OriginTag, Result<Arc<CachedManifest>, CacheError>>,
+    digest_imports: Flights<OriginDigest, Result<Arc<CachedManifest>, CacheError>>,
+    tag_heads: Flights<OriginTag, Result<ManifestHeader, CacheError>>,
+    digest_heads: Flights<OriginDigest, Result<ManifestHeader, CacheError>>,
+    blob_heads: Flights<OriginDigest, Result<Option<u64>, CacheError>>,
+    tag_lists: Flights<OriginKey, Result<Arc<Vec<Tag>>, CacheError>>,
 }
 
 impl Cache {
@@ -101,13 +102,6 @@ impl Cache {
 
     fn now_seconds(&self) -> u64 {
         unix_seconds(self.clock.now())
-    }
-
-    /// Remembers for a while that upstream does not have `reference`.
-    fn remember_absence(&self, origin: &Origin, reference: &impl ToString, error: &UpstreamError) {
-        if matches!(error, UpstreamError::NotFound { .. }) {
-            self.memory.absent.insert((origin.repository.clone(), reference.to_string()), ());
-        }
     }
 }
 

@@ -10,54 +10,36 @@ mod tags;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-
 pub use error::RegistryError;
 pub use pull::{Outcome, Pulled};
 pub use tags::{Page, TagsPage};
 
 use crate::access::Authorized;
-use crate::access::authorize::needs_user;
-use crate::cache::{Cache, CacheError, Origin};
+use crate::cache::{Cache, CacheError, Origin, RuleOrigin};
 use crate::config::{FreshnessRule, Prefix};
 use crate::oci::RepositoryName;
 use crate::rules::Target;
 use crate::telemetry::metrics::{Metrics, RuleMetrics};
-use crate::upstream::Upstream;
 
-/// What a rule needs at run time.
-#[derive(Clone)]
-pub struct RuleUpstream {
-    /// Its client.
-    pub upstream: Upstream,
-    /// Its counters.
-    pub metrics: RuleMetrics,
-}
-
-/// The upstreams, by the prefix of their rule.
-pub type Upstreams = HashMap<Prefix, RuleUpstream>;
+/// Where the repositories of each rule come from, by the rule's prefix.
+pub type RuleOrigins = HashMap<Prefix, Arc<RuleOrigin>>;
 
 /// The label of requests that no rule answers.
 const NO_RULE: &str = "";
 
-/// The use cases over one cache; cheap to clone.
-#[derive(Clone)]
+/// The use cases over one cache and one set of rules. A reload makes another one, which stands
+/// behind the same gate as its rules: so no request is let in by old rules and served by new ones.
 pub struct Registry {
     cache: Cache,
-    upstreams: Arc<ArcSwap<Upstreams>>,
+    rules: RuleOrigins,
     no_rule: RuleMetrics,
 }
 
 impl Registry {
     /// A registry over `cache`.
     #[must_use]
-    pub fn new(cache: Cache, upstreams: Upstreams, metrics: &Metrics) -> Self {
-        Self { cache, upstreams: Arc::new(ArcSwap::from_pointee(upstreams)), no_rule: metrics.for_rule(NO_RULE) }
-    }
-
-    /// Puts other upstreams in place; requests under way end with those they began with.
-    pub fn reload(&self, upstreams: Upstreams) {
-        self.upstreams.store(Arc::new(upstreams));
+    pub fn new(cache: Cache, rules: RuleOrigins, metrics: &Metrics) -> Self {
+        Self { cache, rules, no_rule: metrics.for_rule(NO_RULE) }
     }
 
     /// Where the content of an authorized target comes from.
@@ -66,17 +48,8 @@ impl Registry {
         match target.into_target() {
             Target::Hosted { repository } => self.orphan(repository, is_user).await,
             Target::PullThrough(target) => {
-                let upstreams = self.upstreams.load();
-                let Some(found) = upstreams.get(&target.rule.prefix) else { return self.orphan(target.repository, is_user).await };
-                Ok(Arc::new(Origin {
-                    source: found.upstream.source().to_string(),
-                    upstream: Some(found.upstream.clone()),
-                    metrics: found.metrics.clone(),
-                    freshness: target.rule.freshness.clone(),
-                    needs_user: needs_user(&target.rule),
-                    repository: target.repository,
-                    remote: target.remote,
-                }))
+                let Some(rule) = self.rules.get(&target.rule.prefix) else { return self.orphan(target.repository, is_user).await };
+                Ok(Arc::new(Origin { repository: target.repository, remote: target.remote, rule: Arc::clone(rule) }))
             }
         }
     }
@@ -89,14 +62,13 @@ impl Registry {
             return Err(unknown());
         }
         let remote = RepositoryName::parse(&record.upstream_repository).map_err(|_| unknown())?;
-        Ok(Arc::new(Origin {
+        let rule = RuleOrigin {
             needs_user: record.needs_user,
-            source: record.source,
+            source: record.source.into(),
             upstream: None,
             metrics: self.no_rule.clone(),
             freshness: FreshnessRule::default(),
-            repository,
-            remote,
-        }))
+        };
+        Ok(Arc::new(Origin { repository, remote, rule: Arc::new(rule) }))
     }
 }

@@ -18,7 +18,7 @@ pub use blob_files::{BlobFiles, OpenBlob};
 pub use disk::{Disk, LocalDisk};
 pub use error::StorageError;
 pub use layout::Layout;
-pub use read::{ReadNow, read_at, read_now};
+pub use read::PieceReader;
 pub use records::{
     BlobLinkRecord, ManifestRecord, RecordKey, Records, RepositoryKind, RepositoryRecord, SourceBlobRecord, TagRecord, ValidatedRecord,
     unix_seconds,

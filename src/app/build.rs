@@ -7,12 +7,13 @@ use anyhow::Context;
 use secrecy::SecretString;
 
 use super::{Config, Limits};
+use crate::access::authorize::needs_user;
 use crate::access::{Authenticator, Authorizer};
-use crate::cache::{CacheLimits, FillLimits};
+use crate::cache::{CacheLimits, FillLimits, RuleOrigin};
 use crate::clock::Clock;
 use crate::config::Rule;
 use crate::http::Gate;
-use crate::registry::{RuleUpstream, Upstreams};
+use crate::registry::{Registry, RuleOrigins};
 use crate::rules::RuleTable;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::{Credential, Endpoint, Upstream, UpstreamLimits, UpstreamSettings, Url};
@@ -29,9 +30,9 @@ impl Endpoints {
         Self { clock, in_use: Vec::new() }
     }
 
-    /// An upstream for every rule.
-    pub(super) fn upstreams(&mut self, config: &Config, metrics: &Metrics) -> anyhow::Result<Upstreams> {
-        let mut upstreams = HashMap::new();
+    /// Where the repositories of every rule come from, and the endpoints that takes.
+    pub(super) fn origins(&self, config: &Config, metrics: &Metrics) -> anyhow::Result<(RuleOrigins, Vec<Arc<Endpoint>>)> {
+        let mut origins = HashMap::new();
         let mut in_use: Vec<Arc<Endpoint>> = Vec::new();
         for rule in &config.rules {
             let settings = upstream_settings(rule, &config.limits)?;
@@ -43,11 +44,22 @@ impl Endpoints {
             };
             let rule_metrics = metrics.for_rule(rule.prefix.as_str());
             let upstream = Upstream::new(Arc::clone(&endpoint), rule_metrics.clone());
-            upstreams.insert(rule.prefix.clone(), RuleUpstream { upstream, metrics: rule_metrics });
+            let origin = RuleOrigin {
+                source: upstream.source().as_str().into(),
+                upstream: Some(upstream),
+                freshness: rule.freshness.clone(),
+                needs_user: needs_user(rule),
+                metrics: rule_metrics,
+            };
+            origins.insert(rule.prefix.clone(), Arc::new(origin));
             in_use.push(endpoint);
         }
+        Ok((origins, in_use))
+    }
+
+    /// Takes note of the endpoints that are in use from now on.
+    pub(super) fn keep(&mut self, in_use: Vec<Arc<Endpoint>>) {
         self.in_use = in_use;
-        Ok(upstreams)
     }
 }
 
@@ -94,11 +106,11 @@ pub(super) fn cache_limits(limits: &Limits) -> CacheLimits {
     }
 }
 
-/// What stands before the registry.
-pub(super) fn gate(config: &Config) -> anyhow::Result<Gate> {
+/// The registry, and what stands before it.
+pub(super) fn gate(config: &Config, registry: Registry) -> anyhow::Result<Gate> {
     let authenticator = Authenticator::new(&config.auth, &config.limits).context("the users cannot be read")?;
     let authorizer = Authorizer { has_users: config.auth.users.is_some() };
-    Ok(Gate { rules: RuleTable::new(config.rules.clone()), authenticator, authorizer })
+    Ok(Gate { rules: RuleTable::new(config.rules.clone()), authenticator, authorizer, registry })
 }
 
 /// The keys that differ and are only read at start.

@@ -79,9 +79,16 @@ impl Cache {
 
     /// Asks upstream whether it has the blob, once for all who want to know now.
     async fn ask_for_word(&self, origin: &Arc<Origin>, digest: &Digest) -> Result<(Option<u64>, CacheResult), CacheError> {
-        self.refuse_absent(origin, digest)?;
+        self.refuse_again(origin, digest)?;
         let (cache, asking, wanted) = (self.clone(), Arc::clone(origin), *digest);
-        let (role, landing) = self.blob_heads.join((origin.repository.clone(), *digest), || async move {
+        let (role, landing) = self.blob_heads.join((origin.key(), *digest), || async move {
+            // What upstream said between this caller's look and now.
+            cache.refuse_again(&asking, &wanted)?;
+            if cache.memory.vouched.contains_key(&(asking.key(), wanted))
+                && let Some(Some(size_bytes)) = cache.link(&asking, &wanted).await
+            {
+                return Ok(Some(size_bytes));
+            }
             let upstream = asking.upstream.as_ref().ok_or(CacheError::Unreachable)?;
             match upstream.head_blob(&asking.remote, &wanted).await {
                 Ok(size_bytes) => {
@@ -106,7 +113,7 @@ impl Cache {
         standing: Standing,
         range: Option<RangeRequest>,
     ) -> Result<Option<BlobAnswer>, CacheError> {
-        self.refuse_absent(origin, digest)?;
+        self.refuse_again(origin, digest)?;
         let Placed { range: placed, length_bytes: expected_bytes, standing } = self.place(origin, digest, standing, range).await?;
         let demand = placed.map_or(0..u64::MAX, ByteRange::half_open);
         let committed = self.vouch_when_committed(origin, digest);
@@ -143,11 +150,9 @@ impl Cache {
             Standing::Unknown => None,
         };
         let Some(range) = range else { return Ok(Placed { range: None, length_bytes: known_bytes, standing }) };
-        // Somebody may have asked since: looked up right before a request of our own, so that it is not made.
-        let (length_bytes, standing) = match (known_bytes, self.just_vouched(origin, digest)) {
-            (Some(bytes), _) => (Some(bytes), standing),
-            (None, Some(length_bytes)) => (length_bytes, Standing::Vouched),
-            (None, None) => (self.ask_for_word(origin, digest).await?.0, Standing::Vouched),
+        let (length_bytes, standing) = match known_bytes {
+            Some(bytes) => (Some(bytes), standing),
+            None => (self.ask_for_word(origin, digest).await?.0, Standing::Vouched),
         };
         // A length nobody knows: the whole blob is sent, as RFC 9110 allows.
         let Some(total_bytes) = length_bytes else { return Ok(Placed { range: None, length_bytes, standing }) };
@@ -159,11 +164,6 @@ impl Cache {
     fn vouch_when_committed(&self, origin: &Arc<Origin>, digest: &Digest) -> Committed {
         let (cache, origin, digest) = (self.clone(), Arc::clone(origin), *digest);
         Box::new(move |length_bytes| Box::pin(async move { cache.vouch(&origin, digest, Some(length_bytes)).await }))
-    }
-
-    fn refuse_absent(&self, origin: &Origin, digest: &Digest) -> Result<(), CacheError> {
-        let absent = self.memory.absent.contains_key(&(origin.repository.clone(), digest.to_string()));
-        if absent { Err(CacheError::Negative) } else { Ok(()) }
     }
 }
 

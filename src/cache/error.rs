@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::{FillError, FlightAborted};
+use super::{FillError, FlightAborted, StaleReason};
 use crate::oci::manifest::ManifestError;
 use crate::storage::StorageError;
 use crate::upstream::UpstreamError;
@@ -14,17 +14,17 @@ pub enum CacheError {
     /// Upstream failed, or said no.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
-    /// Upstream said "not found" a moment ago.
-    #[error("upstream said a moment ago that it is not there; it is asked again after limits.negative_ttl")]
-    Negative,
+    /// Upstream said no a moment ago, and is not asked again before `limits.negative_ttl`.
+    #[error(transparent)]
+    Negative(UpstreamError),
     /// No rule reaches the upstream any more, and the content is not cached.
     #[error("it is not cached, and no rule reaches its upstream any more")]
     Unreachable,
     /// Past the rule's `max_stale`, and upstream does not confirm it.
-    #[error("the cached tag is older than the rule's freshness.max_stale, and upstream did not confirm it: {reason}")]
+    #[error("the cached tag is older than the rule's freshness.max_stale, and upstream did not confirm it: {}", reason.as_str())]
     TooStale {
         /// Why upstream did not confirm it.
-        reason: String,
+        reason: StaleReason,
     },
     /// Upstream's document is not a manifest.
     #[error("upstream's manifest is refused: {0}")]

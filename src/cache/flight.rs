@@ -61,6 +61,12 @@ where
         Self { running: Arc::default(), tasks }
     }
 
+    /// Whether a load of `key` is under way.
+    #[must_use]
+    pub fn is_under_way(&self, key: &K) -> bool {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).contains_key(key)
+    }
+
     /// Joins the load of `key`, or begins it with `load`.
     pub fn join<F>(&self, key: K, load: impl FnOnce() -> F) -> (Role, impl Future<Output = Result<V, FlightAborted>> + Send + 'static)
     where

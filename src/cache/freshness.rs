@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::tags::{Demand, FailedAttempt, Served, TagEntry};
-use super::{Cache, CacheError, Origin};
+use super::{Cache, CacheError, FlightAborted, Origin};
 use crate::oci::{Digest, Reference, Tag};
 use crate::storage::ValidatedRecord;
 use crate::telemetry::metrics::CacheResult;
-use crate::upstream::{ManifestBody, Purpose, Unavailability, UpstreamError};
+use crate::upstream::{CircuitState, ManifestBody, Purpose, Unavailability, UpstreamError};
 
 /// A window is shortened by up to this part of it, so that tags cached together are not checked
 /// together.
@@ -55,10 +55,9 @@ impl StaleReason {
     /// The reason behind a failure of the cache.
     pub(super) const fn of_cache(error: &CacheError) -> Self {
         match error {
-            CacheError::Upstream(error) => Self::of(error),
+            CacheError::Upstream(error) | CacheError::Negative(error) => Self::of(error),
             CacheError::Manifest(_) => Self::Invalid,
-            CacheError::Negative
-            | CacheError::Unreachable
+            CacheError::Unreachable
             | CacheError::TooStale { .. }
             | CacheError::Fill(_)
             | CacheError::Storage(_)
@@ -108,44 +107,56 @@ impl Cache {
         {
             return self.stale(origin, &entry, failed.reason);
         }
+        let key = (origin.key(), tag.clone());
+        let waits = demand == Demand::Now || self.is_too_stale(origin, &entry);
+        if !waits && origin.reach()?.circuit_state() != CircuitState::Well && self.revalidations.is_under_way(&key) {
+            return self.stale(origin, &entry, StaleReason::Slow);
+        }
         let (cache, asking, asked, known) = (self.clone(), Arc::clone(origin), tag.clone(), entry.clone());
-        let (_, landing) = self
-            .revalidations
-            .join((origin.repository.clone(), tag.clone()), || async move { cache.ask_upstream(&asking, &asked, known).await });
-        let landed = match demand {
-            Demand::Now => landing.await,
-            Demand::AsConfigured => match tokio::time::timeout(self.limits.revalidate_wait, landing).await {
+        let (_, landing) = self.revalidations.join(key, || async move { cache.ask_upstream(&asking, &asked, known, demand).await });
+        let landed = if waits {
+            landing.await
+        } else {
+            match tokio::time::timeout(self.limits.revalidate_wait, landing).await {
                 Ok(landed) => landed,
                 Err(_) => {
                     // The check goes on behind; the next clients do not wait for it.
                     origin.reach()?.mark_slow();
                     return self.stale(origin, &entry, StaleReason::Slow);
                 }
-            },
+            }
         };
-        match landed? {
-            Revalidation::Confirmed => Ok(Served::new(entry.digest, CacheResult::Revalidated)),
-            Revalidation::Moved(digest) => Ok(Served::new(digest, CacheResult::Miss)),
-            Revalidation::Unconfirmed(reason) => self.stale(origin, &entry, reason),
+        match landed {
+            Ok(Revalidation::Confirmed) => Ok(Served::new(entry.digest, CacheResult::Revalidated)),
+            Ok(Revalidation::Moved(digest)) => Ok(Served::new(digest, CacheResult::Miss)),
+            Ok(Revalidation::Unconfirmed(reason)) => self.stale(origin, &entry, reason),
+            Err(FlightAborted) => self.stale(origin, &entry, StaleReason::Unavailable),
         }
     }
 
-    fn stale(&self, origin: &Origin, entry: &TagEntry, reason: StaleReason) -> Result<Current, CacheError> {
+    /// Whether a tag may not be served any more unless upstream confirms it.
+    fn is_too_stale(&self, origin: &Origin, entry: &TagEntry) -> bool {
         let age = self.now_seconds().saturating_sub(entry.validated_at);
-        if origin.freshness.max_stale.is_some_and(|max_stale| age > max_stale.as_secs()) {
-            return Err(CacheError::TooStale { reason: reason.as_str().to_owned() });
+        origin.freshness.max_stale.is_some_and(|max_stale| age > max_stale.as_secs())
+    }
+
+    fn stale(&self, origin: &Origin, entry: &TagEntry, reason: StaleReason) -> Result<Current, CacheError> {
+        if self.is_too_stale(origin, entry) {
+            return Err(CacheError::TooStale { reason });
         }
         origin.metrics.served_stale(reason.as_str());
         Ok(Served { value: entry.digest, result: CacheResult::Stale, stale: Some(reason) })
     }
 
     /// One HEAD to the primary upstream; the manifest only if the tag has moved.
-    async fn ask_upstream(&self, origin: &Arc<Origin>, tag: &Tag, entry: TagEntry) -> Revalidation {
+    async fn ask_upstream(&self, origin: &Arc<Origin>, tag: &Tag, entry: TagEntry, demand: Demand) -> Revalidation {
+        if let Some(landed) = self.landed_meanwhile(origin, tag, &entry, demand) {
+            return landed;
+        }
         match self.digest_upstream(origin, tag, &entry).await {
             Ok(digest) if digest == entry.digest => {
                 let now = self.now_seconds();
-                let key = (origin.repository.clone(), tag.clone());
-                self.memory.tags.insert(key, TagEntry::validated(digest, &origin.source, now));
+                self.memory.tags.insert((origin.key(), tag.clone()), TagEntry::validated(digest, now));
                 let record = ValidatedRecord { digest, validated_at: now, upstream_gone_since: None };
                 self.record_validation(origin, tag, record).await;
                 Revalidation::Confirmed
@@ -156,6 +167,18 @@ impl Cache {
             }
             Err(error) => Revalidation::Unconfirmed(self.unconfirmed(origin, tag, entry, &error).await),
         }
+    }
+
+    /// How a check went that ended between a caller's look at `entry` and its own check.
+    fn landed_meanwhile(&self, origin: &Origin, tag: &Tag, entry: &TagEntry, demand: Demand) -> Option<Revalidation> {
+        let current = self.memory.tags.get(&(origin.key(), tag.clone()))?;
+        let attempts = |entry: &TagEntry| entry.failed.map_or(0, |failed| failed.in_a_row);
+        if current.validated_at > entry.validated_at {
+            let is_same = current.digest == entry.digest;
+            return Some(if is_same { Revalidation::Confirmed } else { Revalidation::Moved(current.digest) });
+        }
+        let failed = current.failed.filter(|_| demand == Demand::AsConfigured && attempts(&current) > attempts(entry))?;
+        Some(Revalidation::Unconfirmed(failed.reason))
     }
 
     /// The digest upstream has for the tag; its manifest is imported if it is another one.
@@ -205,9 +228,13 @@ impl Cache {
     }
 
     fn pace(&self, origin: &Origin, tag: &Tag, mut entry: TagEntry, reason: StaleReason) {
+        let key = (origin.key(), tag.clone());
+        if self.memory.tags.get(&key).is_some_and(|current| current.validated_at > entry.validated_at) {
+            return;
+        }
         let in_a_row = entry.failed.map_or(0, |failed| failed.in_a_row) + 1;
         let pause = self.limits.revalidate_backoff.saturating_mul(1 << (in_a_row - 1).min(16)).min(MAX_BACKOFF);
         entry.failed = Some(FailedAttempt { reason, retry_at: self.now_seconds() + pause.as_secs(), in_a_row });
-        self.memory.tags.insert((origin.repository.clone(), tag.clone()), entry);
+        self.memory.tags.insert(key, entry);
     }
 }

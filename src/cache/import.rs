@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 
+use super::tags::TagEntry;
 use super::{Cache, CacheError, CachedManifest, Origin};
 use crate::oci::manifest::ManifestSummary;
 use crate::oci::{Digest, Reference, Tag};
@@ -25,7 +26,7 @@ impl Cache {
     ) -> Result<Arc<CachedManifest>, CacheError> {
         let upstream = origin.upstream.as_ref().ok_or(CacheError::Unreachable)?;
         let body = upstream.get_manifest(&origin.remote, &Reference::Digest(*digest), purpose).await;
-        let body = body.inspect_err(|error| self.remember_absence(origin, digest, error))?;
+        let body = body.inspect_err(|error| self.remember_refusal(origin, digest, error))?;
         self.import(origin, body)
     }
 
@@ -33,7 +34,7 @@ impl Cache {
     pub(super) async fn import_tag(&self, origin: &Arc<Origin>, tag: &Tag) -> Result<Arc<CachedManifest>, CacheError> {
         let upstream = origin.upstream.as_ref().ok_or(CacheError::Unreachable)?;
         let body = upstream.get_manifest(&origin.remote, &Reference::Tag(tag.clone()), Purpose::Fetch).await;
-        let body = body.inspect_err(|error| self.remember_absence(origin, tag, error))?;
+        let body = body.inspect_err(|error| self.remember_refusal(origin, tag, error))?;
         let manifest = self.import(origin, body)?;
         self.set_tag(origin, tag, manifest.digest, self.now_seconds());
         Ok(manifest)
@@ -42,14 +43,12 @@ impl Cache {
     /// Checks a manifest that upstream sent, remembers it, and records it behind the answer.
     pub(super) fn import(&self, origin: &Arc<Origin>, body: ManifestBody) -> Result<Arc<CachedManifest>, CacheError> {
         let summary = ManifestSummary::parse(&body.bytes, body.content_type.as_deref())?;
-        let manifest = Arc::new(CachedManifest {
-            digest: body.digest,
-            media_type: summary.media_type.clone(),
-            bytes: body.bytes,
-            source: origin.source.clone(),
-        });
-        let key = (origin.repository.clone(), manifest.digest);
+        let manifest = Arc::new(CachedManifest { digest: body.digest, media_type: summary.media_type.clone(), bytes: body.bytes });
+        let key = (origin.key(), manifest.digest);
         self.memory.manifests.insert(key.clone(), Arc::clone(&manifest));
+        for named in summary.blobs.iter().chain(&summary.manifests) {
+            self.forget_refusal(origin, &named.digest);
+        }
         for blob in &summary.blobs {
             self.remember_link(origin, blob.digest, Some(blob.size_bytes));
         }
@@ -73,7 +72,7 @@ impl Cache {
         });
         put.await.unwrap_or(Ok(()))?;
         let links = futures::stream::iter(summary.blobs.clone()).map(|blob| async move {
-            let link = BlobLinkRecord { source: origin.source.clone(), size_bytes: Some(blob.size_bytes) };
+            let link = BlobLinkRecord { source: origin.source.to_string(), size_bytes: Some(blob.size_bytes) };
             self.store.records.write(&RecordKey::blob_link(&origin.repository, &blob.digest), &link).await
         });
         let links: Vec<_> = links.buffer_unordered(CONCURRENT_WRITES).collect().await;
@@ -81,7 +80,7 @@ impl Cache {
         let record = ManifestRecord {
             media_type: manifest.media_type.to_string(),
             size_bytes: manifest.bytes.len() as u64,
-            source: manifest.source.clone(),
+            source: origin.source.to_string(),
             cached_at: self.now_seconds(),
             subject: summary.subject,
             artifact_type: summary.artifact_type.clone(),
@@ -93,21 +92,33 @@ impl Cache {
 
     /// Writes what the repository is, unless that is known already.
     async fn record_repository(&self, origin: &Origin) -> Result<(), StorageError> {
-        let is_known = |record: &RepositoryRecord| record.source == origin.source && record.needs_user == origin.needs_user;
+        let is_known = |record: &RepositoryRecord| *record.source == *origin.source && record.needs_user == origin.needs_user;
         if self.repository(&origin.repository).await?.as_ref().is_some_and(is_known) {
             return Ok(());
         }
         let record = RepositoryRecord {
             kind: RepositoryKind::PullThrough,
             name: origin.repository.to_string(),
-            source: origin.source.clone(),
+            source: origin.source.to_string(),
             upstream_repository: origin.remote.to_string(),
             needs_user: origin.needs_user,
             created_at: self.now_seconds(),
         };
         self.store.records.write(&RecordKey::repository(&origin.repository), &record).await?;
-        self.memory.repositories.insert(origin.repository.clone(), Some(record));
+        self.memory.repositories.insert(origin.repository.clone(), record);
         Ok(())
+    }
+
+    /// Has a repository's record say what its rule says now, which holds on when the rule is gone.
+    /// For repositories that are cached; others get their record with their first manifest.
+    pub async fn refresh_repository(&self, origin: &Origin) {
+        let is_outdated = |record: &RepositoryRecord| *record.source == *origin.source && record.needs_user != origin.needs_user;
+        let known = self.repository(&origin.repository).await;
+        if self.or_miss(origin, known).as_ref().is_some_and(is_outdated)
+            && let Err(error) = self.record_repository(origin).await
+        {
+            self.not_recorded(origin, &error);
+        }
     }
 
     /// What a repository is, if anything was ever stored under its name.
@@ -116,26 +127,37 @@ impl Cache {
     /// When the store cannot say.
     pub async fn repository(&self, name: &crate::oci::RepositoryName) -> Result<Option<RepositoryRecord>, StorageError> {
         if let Some(known) = self.memory.repositories.get(name) {
-            return Ok(known);
+            return Ok(Some(known));
         }
         let record = self.store.records.read(&RecordKey::repository(name)).await?;
-        self.memory.repositories.insert(name.clone(), record.clone());
-        Ok(record)
+        Ok(record.map(|record| self.memory.repositories.entry(name.clone()).or_insert(record).into_value()))
     }
 
     /// Points a tag at a digest that upstream named at `validated_at`, and records it behind.
     pub(super) fn set_tag(&self, origin: &Arc<Origin>, tag: &Tag, digest: Digest, validated_at: u64) {
-        let key = (origin.repository.clone(), tag.clone());
-        self.memory.heads.remove(&key);
-        self.memory.tags.insert(key, super::tags::TagEntry::validated(digest, &origin.source, validated_at));
+        let (key, entry) = ((origin.key(), tag.clone()), TagEntry::validated(digest, validated_at));
+        self.forget_refusal(origin, tag);
+        self.memory.heads.invalidate(&key);
+        self.memory.tags.insert(key, entry.clone());
         let (cache, origin, tag) = (self.clone(), Arc::clone(origin), tag.clone());
-        self.tasks.spawn_to_end("record a tag", async move {
-            let record = TagRecord { digest, source: origin.source.clone(), updated_at: cache.now_seconds() };
-            if let Err(error) = cache.store.records.write(&RecordKey::tag(&origin.repository, &tag), &record).await {
-                return cache.not_recorded(&origin, &error);
+        self.tasks.spawn_to_end("record a tag", async move { cache.record_tag(&origin, &tag, entry).await });
+    }
+
+    /// Writes a tag. Two such tasks may run at once, in any order: whoever ends last sees that the tag
+    /// is another one by now, and writes that.
+    async fn record_tag(&self, origin: &Origin, tag: &Tag, mut entry: TagEntry) {
+        loop {
+            let record = TagRecord { digest: entry.digest, source: origin.source.to_string(), updated_at: self.now_seconds() };
+            if let Err(error) = self.store.records.write(&RecordKey::tag(&origin.repository, tag), &record).await {
+                return self.not_recorded(origin, &error);
             }
-            cache.record_validation(&origin, &tag, ValidatedRecord { digest, validated_at, upstream_gone_since: None }).await;
-        });
+            let validated = ValidatedRecord { digest: entry.digest, validated_at: entry.validated_at, upstream_gone_since: None };
+            self.record_validation(origin, tag, validated).await;
+            match self.memory.tags.get(&(origin.key(), tag.clone())) {
+                Some(current) if current.digest != entry.digest => entry = current,
+                Some(_) | None => return,
+            }
+        }
     }
 
     /// Writes a tag's last validation.

@@ -8,11 +8,11 @@ use bytes::Bytes;
 
 use super::tags::Served;
 use super::{Cache, CacheError, Origin, fetched};
-use crate::oci::manifest::ManifestSummary;
+use crate::oci::manifest::{ManifestError, ManifestSummary};
 use crate::oci::{Digest, MediaType, Reference};
 use crate::storage::{ManifestRecord, OpenBlob, RecordKey};
 use crate::telemetry::metrics::CacheResult;
-use crate::upstream::{ManifestHead, Purpose};
+use crate::upstream::{ManifestBody, ManifestHead, Purpose};
 
 /// What a map entry and the allocations around a manifest take beside its bytes.
 const OVERHEAD_BYTES: usize = 512;
@@ -26,8 +26,6 @@ pub struct CachedManifest {
     pub media_type: MediaType,
     /// Exactly the bytes that came.
     pub bytes: Bytes,
-    /// Identifier of the upstream and credential it came from.
-    pub source: String,
 }
 
 impl CachedManifest {
@@ -38,7 +36,7 @@ impl CachedManifest {
     /// What HEAD tells of it.
     #[must_use]
     pub fn header(&self) -> ManifestHeader {
-        ManifestHeader { digest: self.digest, media_type: self.media_type.clone(), length_bytes: Some(self.bytes.len() as u64) }
+        ManifestHeader { digest: self.digest, media_type: self.media_type.clone(), length_bytes: self.bytes.len() as u64 }
     }
 }
 
@@ -49,23 +47,20 @@ pub struct ManifestHeader {
     pub digest: Digest,
     /// Its media type.
     pub media_type: MediaType,
-    /// Its length; `None` if upstream did not tell.
-    pub length_bytes: Option<u64>,
+    /// Its length.
+    pub length_bytes: u64,
 }
 
 impl ManifestHeader {
-    /// What upstream's answer to a HEAD tells.
-    pub(super) fn from_upstream(head: &ManifestHead) -> Result<Self, CacheError> {
-        if let Some(body) = &head.body {
-            let media_type = ManifestSummary::parse(body, head.content_type.as_deref())?.media_type;
-            return Ok(Self { digest: head.digest, media_type, length_bytes: Some(body.len() as u64) });
-        }
-        let text = head.content_type.as_deref().unwrap_or_default();
-        let media_type = MediaType::parse(text).map_err(|error| CacheError::Manifest(error.to_string()))?;
+    /// What upstream's answer to a HEAD tells; `None` if that is less than a GET would tell.
+    fn from_upstream(head: &ManifestHead) -> Result<Option<Self>, CacheError> {
+        let media_type = head.content_type.as_deref().and_then(|text| MediaType::parse(text).ok());
+        let Some(media_type) = media_type.filter(|media_type| !media_type.is_generic()) else { return Ok(None) };
         if media_type.is_schema1() {
-            return Err(crate::oci::manifest::ManifestError::Schema1.into());
+            return Err(ManifestError::Schema1.into());
         }
-        Ok(Self { digest: head.digest, media_type, length_bytes: head.length_bytes })
+        let length_bytes = head.length_bytes.filter(|_| head.body.is_none());
+        Ok(length_bytes.map(|length_bytes| Self { digest: head.digest, media_type, length_bytes }))
     }
 }
 
@@ -78,17 +73,20 @@ impl Cache {
         if let Some(manifest) = self.cached_manifest(origin, digest).await {
             return Ok(Served::new(manifest, CacheResult::Hit));
         }
-        if self.memory.absent.contains_key(&(origin.repository.clone(), digest.to_string())) {
-            return Err(CacheError::Negative);
-        }
+        self.refuse_again(origin, digest)?;
         let (cache, asking, wanted) = (self.clone(), Arc::clone(origin), *digest);
-        let (role, landing) = self
-            .digest_imports
-            .join((origin.repository.clone(), *digest), || async move { cache.import_digest(&asking, &wanted, Purpose::Fetch).await });
+        let (role, landing) = self.digest_imports.join((origin.key(), *digest), || async move {
+            // What came in, or was refused, between this caller's look and now.
+            if let Some(manifest) = cache.memory.manifests.get(&(asking.key(), wanted)) {
+                return Ok(manifest);
+            }
+            cache.refuse_again(&asking, &wanted)?;
+            cache.import_digest(&asking, &wanted, Purpose::Fetch).await
+        });
         Ok(Served::new(landing.await??, fetched(role)))
     }
 
-    /// What HEAD tells of a manifest by digest; nothing is imported.
+    /// What HEAD tells of a manifest by digest; nothing is imported where upstream tells enough.
     ///
     /// # Errors
     /// When it is not cached and upstream does not tell.
@@ -96,31 +94,42 @@ impl Cache {
         if let Some(manifest) = self.cached_manifest(origin, digest).await {
             return Ok(Served::new(manifest.header(), CacheResult::Hit));
         }
-        if self.memory.absent.contains_key(&(origin.repository.clone(), digest.to_string())) {
-            return Err(CacheError::Negative);
-        }
+        self.refuse_again(origin, digest)?;
         let (cache, asking, wanted) = (self.clone(), Arc::clone(origin), *digest);
-        let (role, landing) = self.digest_heads.join((origin.repository.clone(), *digest), || async move {
+        let (role, landing) = self.digest_heads.join((origin.key(), *digest), || async move {
+            cache.refuse_again(&asking, &wanted)?;
             let upstream = asking.upstream.as_ref().ok_or(CacheError::Unreachable)?;
             let head = upstream.head_manifest(&asking.remote, &Reference::Digest(wanted), Purpose::Fetch).await;
-            let head = head.inspect_err(|error| cache.remember_absence(&asking, &wanted, error))?;
-            ManifestHeader::from_upstream(&head)
+            let head = head.inspect_err(|error| cache.remember_refusal(&asking, &wanted, error))?;
+            cache.told_by(&asking, head).await
         });
         Ok(Served::new(landing.await??, fetched(role)))
     }
 
+    /// What HEAD tells; where upstream tells less by HEAD than by GET, the manifest is imported.
+    pub(super) async fn told_by(&self, origin: &Arc<Origin>, head: ManifestHead) -> Result<ManifestHeader, CacheError> {
+        if let Some(header) = ManifestHeader::from_upstream(&head)? {
+            return Ok(header);
+        }
+        let manifest = match head.body {
+            Some(bytes) => self.import(origin, ManifestBody { bytes, content_type: head.content_type, digest: head.digest })?,
+            None => self.import_digest(origin, &head.digest, Purpose::Fetch).await?,
+        };
+        Ok(manifest.header())
+    }
+
     /// A manifest from memory or the store.
     pub(super) async fn cached_manifest(&self, origin: &Origin, digest: &Digest) -> Option<Arc<CachedManifest>> {
-        let key = (origin.repository.clone(), *digest);
+        let key = (origin.key(), *digest);
         if let Some(manifest) = self.memory.manifests.get(&key) {
-            return (manifest.source == origin.source).then_some(manifest);
+            return Some(manifest);
         }
         let record = self.store.records.read(&RecordKey::manifest(&origin.repository, digest)).await;
-        let record = self.or_miss(origin, record).filter(|record| record.source == origin.source)?;
+        let record = self.or_miss(origin, record).filter(|record| *record.source == *origin.source)?;
         let blob = self.stored_blob(origin, digest)?;
         let manifest = tokio::task::spawn_blocking({
             let digest = *digest;
-            move || read_manifest(&blob, digest, record)
+            move || read_manifest(&blob, digest, &record)
         });
         let Some(manifest) = manifest.await.ok().flatten().map(Arc::new) else {
             tracing::warn!(repository = %origin.repository, %digest, "a cached manifest is damaged; it is fetched again");
@@ -132,7 +141,7 @@ impl Cache {
 }
 
 /// Reads a manifest and checks it against its digest: small, and done once while it stays in memory.
-fn read_manifest(blob: &OpenBlob, digest: Digest, record: ManifestRecord) -> Option<CachedManifest> {
+fn read_manifest(blob: &OpenBlob, digest: Digest, record: &ManifestRecord) -> Option<CachedManifest> {
     let length = usize::try_from(blob.length_bytes).ok().filter(|length| *length <= ManifestSummary::MAX_BYTES)?;
     let mut bytes = vec![0; length];
     blob.file.read_exact_at(&mut bytes, 0).ok()?;
@@ -140,5 +149,5 @@ fn read_manifest(blob: &OpenBlob, digest: Digest, record: ManifestRecord) -> Opt
     hasher.update(&bytes);
     (hasher.finish() == digest).then_some(())?;
     let media_type = MediaType::parse(&record.media_type).ok()?;
-    Some(CachedManifest { digest, media_type, bytes: bytes.into(), source: record.source })
+    Some(CachedManifest { digest, media_type, bytes: bytes.into() })
 }

@@ -1,61 +1,65 @@
 //! What is kept in memory: manifests, tags, "not found", and which blobs may be served.
 //!
-//! All of it can be lost at any time; the store has what lasts.
+//! All of it can be lost at any time; the store has what lasts. Whoever brings in something from
+//! the store puts it in only where nothing is: what upstream said meanwhile is newer.
 
 use std::sync::Arc;
 
 use moka::sync::Cache as Moka;
 
 use super::manifests::{CachedManifest, ManifestHeader};
+use super::origin::OriginKey;
 use super::tags::TagEntry;
-use super::{CacheLimits, RepositoryDigest, RepositoryTag};
+use super::{CacheLimits, OriginDigest, OriginTag};
 use crate::oci::{RepositoryName, Tag};
 use crate::storage::RepositoryRecord;
+use crate::upstream::UpstreamError;
 
 /// Small entries of each kind.
 const MAX_ENTRIES: u64 = 100_000;
+/// References that upstream refused. Fewer: anybody can ask for any, and each holds upstream's words.
+const MAX_REFUSALS: u64 = 10_000;
 /// Lists of tags.
 const MAX_TAG_LISTS: u64 = 1_000;
 
-/// The maps. Keys hold the canonical repository; values their source, which readers compare.
+/// The maps.
 pub(super) struct Memory {
-    pub(super) manifests: Moka<RepositoryDigest, Arc<CachedManifest>>,
-    pub(super) tags: Moka<RepositoryTag, TagEntry>,
-    /// References that upstream does not have.
-    pub(super) absent: Moka<(RepositoryName, String), ()>,
-    /// Tags that a HEAD has resolved, with their manifests not imported.
-    pub(super) heads: Moka<RepositoryTag, (ManifestHeader, u64)>,
+    pub(super) manifests: Moka<OriginDigest, Arc<CachedManifest>>,
+    pub(super) tags: Moka<OriginTag, TagEntry>,
+    /// References that upstream does not have or show, with what it said.
+    pub(super) absent: Moka<(OriginKey, String), UpstreamError>,
+    /// Tags that a HEAD has resolved, and when, with their manifests not imported.
+    pub(super) heads: Moka<OriginTag, (ManifestHeader, u64)>,
     /// The other way round: which tags to write once the manifest is imported.
-    pub(super) head_tags: Moka<RepositoryDigest, Vec<(Tag, u64)>>,
-    /// Blobs that a repository may serve, with the source that vouched.
-    pub(super) vouched: Moka<RepositoryDigest, Arc<str>>,
-    /// Blobs that a cached manifest refers to: source, and size by the descriptor.
-    pub(super) links: Moka<RepositoryDigest, (Arc<str>, Option<u64>)>,
+    pub(super) head_tags: Moka<OriginDigest, Vec<(Tag, u64)>>,
+    /// Blobs that a repository may serve.
+    pub(super) vouched: Moka<OriginDigest, ()>,
+    /// Blobs that a cached manifest refers to: size by the descriptor.
+    pub(super) links: Moka<OriginDigest, Option<u64>>,
     /// Lists of tags as upstream sent them.
-    pub(super) tag_lists: Moka<RepositoryName, Arc<Vec<Tag>>>,
+    pub(super) tag_lists: Moka<OriginKey, Arc<Vec<Tag>>>,
     /// The last such list, for when upstream is gone.
-    pub(super) old_tag_lists: Moka<RepositoryName, Arc<Vec<Tag>>>,
-    /// What repositories are.
-    pub(super) repositories: Moka<RepositoryName, Option<RepositoryRecord>>,
+    pub(super) old_tag_lists: Moka<OriginKey, Arc<Vec<Tag>>>,
+    /// What repositories are. That one is not known is not kept: it may be made at any moment.
+    pub(super) repositories: Moka<RepositoryName, RepositoryRecord>,
 }
 
 impl Memory {
     pub(super) fn new(limits: &CacheLimits) -> Self {
-        let small = || MAX_ENTRIES;
         Self {
             manifests: Moka::builder()
                 .max_capacity(limits.memory_bytes)
-                .weigher(|_: &RepositoryDigest, manifest: &Arc<CachedManifest>| manifest.weight())
+                .weigher(|_: &OriginDigest, manifest: &Arc<CachedManifest>| manifest.weight())
                 .build(),
-            tags: Moka::new(small()),
-            absent: Moka::builder().max_capacity(small()).time_to_live(limits.negative_ttl).build(),
-            heads: Moka::new(small()),
-            head_tags: Moka::new(small()),
-            vouched: Moka::new(small()),
-            links: Moka::new(small()),
+            tags: Moka::new(MAX_ENTRIES),
+            absent: Moka::builder().max_capacity(MAX_REFUSALS).time_to_live(limits.negative_ttl).build(),
+            heads: Moka::new(MAX_ENTRIES),
+            head_tags: Moka::new(MAX_ENTRIES),
+            vouched: Moka::new(MAX_ENTRIES),
+            links: Moka::new(MAX_ENTRIES),
             tag_lists: Moka::builder().max_capacity(MAX_TAG_LISTS).time_to_live(limits.tags_list_ttl).build(),
             old_tag_lists: Moka::new(MAX_TAG_LISTS),
-            repositories: Moka::new(small()),
+            repositories: Moka::new(MAX_ENTRIES),
         }
     }
 }

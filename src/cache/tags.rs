@@ -7,7 +7,10 @@ use super::{Cache, CacheError, CachedManifest, ManifestHeader, Origin, fetched};
 use crate::oci::{Digest, Reference, Tag};
 use crate::storage::{RecordKey, ValidatedRecord};
 use crate::telemetry::metrics::CacheResult;
-use crate::upstream::Purpose;
+use crate::upstream::{Purpose, UpstreamError};
+
+/// Tags noted for one manifest that is not here yet; the latest are kept.
+const MAX_TAGS_OF_ONE_DIGEST: usize = 100;
 
 /// How fresh an answer has to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +46,6 @@ impl<T> Served<T> {
 #[derive(Clone, Debug)]
 pub(super) struct TagEntry {
     pub(super) digest: Digest,
-    pub(super) source: Arc<str>,
     /// When upstream last confirmed it, in unix seconds.
     pub(super) validated_at: u64,
     /// Since when upstream has said that it is gone.
@@ -62,8 +64,8 @@ pub(super) struct FailedAttempt {
 
 impl TagEntry {
     /// A tag that upstream has just confirmed.
-    pub(super) fn validated(digest: Digest, source: &str, validated_at: u64) -> Self {
-        Self { digest, source: source.into(), validated_at, gone_since: None, failed: None }
+    pub(super) const fn validated(digest: Digest, validated_at: u64) -> Self {
+        Self { digest, validated_at, gone_since: None, failed: None }
     }
 }
 
@@ -82,20 +84,45 @@ impl Cache {
             if let Some(manifest) = self.cached_manifest(origin, &current.value).await {
                 return Ok(current.as_current(manifest));
             }
-            // The tag is known but its manifest was lost, or never imported.
-            return self.manifest_by_digest(origin, &current.value).await;
+            // The tag is known but its manifest was lost.
+            if let Some(served) = self.named_manifest(origin, &current.value).await? {
+                return Ok(Served { stale: current.stale, ..served });
+            }
+        } else if let Some(header) = self.head_memo(origin, tag, demand)
+            && let Some(served) = self.named_manifest(origin, &header.digest).await?
+        {
+            return Ok(served);
         }
-        if let Some(header) = self.head_memo(origin, tag, demand) {
-            return self.manifest_by_digest(origin, &header.digest).await;
-        }
-        self.refuse_absent_tag(origin, tag, demand)?;
+        self.refuse_tag_again(origin, tag, demand)?;
         let (cache, asking, wanted) = (self.clone(), Arc::clone(origin), tag.clone());
-        let (role, landing) =
-            self.tag_imports.join((origin.repository.clone(), tag.clone()), || async move { cache.import_tag(&asking, &wanted).await });
+        let (role, landing) = self.tag_imports.join((origin.key(), tag.clone()), || async move {
+            // What came in, or was refused, between this caller's look and now.
+            if let Some(manifest) = cache.just_imported(&asking, &wanted) {
+                return Ok(manifest);
+            }
+            cache.refuse_tag_again(&asking, &wanted, demand)?;
+            cache.import_tag(&asking, &wanted).await
+        });
         Ok(Served::new(landing.await??, fetched(role)))
     }
 
-    /// What HEAD tells of a manifest by tag. On a miss upstream is asked, and nothing imported.
+    /// The manifest that upstream has named for a tag; `None` if it no longer has it, and has named
+    /// another one since.
+    async fn named_manifest(&self, origin: &Arc<Origin>, digest: &Digest) -> Result<Option<Served<Arc<CachedManifest>>>, CacheError> {
+        match self.manifest_by_digest(origin, digest).await {
+            Err(CacheError::Upstream(UpstreamError::NotFound { .. }) | CacheError::Negative(UpstreamError::NotFound { .. })) => Ok(None),
+            served => served.map(Some),
+        }
+    }
+
+    /// A manifest that has come in by its tag, and is in memory.
+    fn just_imported(&self, origin: &Origin, tag: &Tag) -> Option<Arc<CachedManifest>> {
+        let entry = self.memory.tags.get(&(origin.key(), tag.clone()))?;
+        self.memory.manifests.get(&(origin.key(), entry.digest)).filter(|_| self.is_fresh(origin, tag, &entry))
+    }
+
+    /// What HEAD tells of a manifest by tag. On a miss upstream is asked, and nothing imported where it
+    /// tells enough.
     ///
     /// # Errors
     /// When it is not cached and upstream does not tell.
@@ -114,10 +141,19 @@ impl Cache {
         if let Some(header) = self.head_memo(origin, tag, demand) {
             return Ok(Served::new(header, CacheResult::Hit));
         }
-        self.refuse_absent_tag(origin, tag, demand)?;
+        self.refuse_tag_again(origin, tag, demand)?;
         let (cache, asking, wanted) = (self.clone(), Arc::clone(origin), tag.clone());
-        let (role, landing) =
-            self.tag_heads.join((origin.repository.clone(), tag.clone()), || async move { cache.head_tag(&asking, &wanted).await });
+        let (role, landing) = self.tag_heads.join((origin.key(), tag.clone()), || async move {
+            // What was told, or refused, between this caller's look and now.
+            if let Some(header) = cache.head_memo(&asking, &wanted, demand) {
+                return Ok(header);
+            }
+            if let Some(manifest) = cache.just_imported(&asking, &wanted) {
+                return Ok(manifest.header());
+            }
+            cache.refuse_tag_again(&asking, &wanted, demand)?;
+            cache.head_tag(&asking, &wanted).await
+        });
         Ok(Served::new(landing.await??, fetched(role)))
     }
 
@@ -132,28 +168,26 @@ impl Cache {
 
     /// A tag from memory or the store, if it was made through this origin's source.
     pub(super) async fn tag_entry(&self, origin: &Origin, tag: &Tag) -> Option<TagEntry> {
-        let key = (origin.repository.clone(), tag.clone());
+        let key = (origin.key(), tag.clone());
         if let Some(entry) = self.memory.tags.get(&key) {
-            return (*entry.source == *origin.source).then_some(entry);
+            return Some(entry);
         }
         let record = self.store.records.read(&RecordKey::tag(&origin.repository, tag)).await;
-        let record = self.or_miss(origin, record)?;
+        let record = self.or_miss(origin, record).filter(|record| *record.source == *origin.source)?;
         let validated = self.store.records.read(&RecordKey::validated(&origin.repository, tag)).await;
         let validated: Option<ValidatedRecord> = self.or_miss(origin, validated).filter(|validated| validated.digest == record.digest);
         let entry = TagEntry {
             digest: record.digest,
-            source: record.source.as_str().into(),
             validated_at: validated.as_ref().map_or(record.updated_at, |validated| validated.validated_at),
             gone_since: validated.and_then(|validated| validated.upstream_gone_since),
             failed: None,
         };
-        self.memory.tags.insert(key, entry.clone());
-        (record.source == origin.source).then_some(entry)
+        Some(self.memory.tags.entry(key).or_insert(entry).into_value())
     }
 
     /// What a HEAD told within the window.
     fn head_memo(&self, origin: &Origin, tag: &Tag, demand: Demand) -> Option<ManifestHeader> {
-        let (header, at) = self.memory.heads.get(&(origin.repository.clone(), tag.clone()))?;
+        let (header, at) = self.memory.heads.get(&(origin.key(), tag.clone()))?;
         let age = self.now_seconds().saturating_sub(at);
         (demand == Demand::AsConfigured && age < origin.freshness.window(tag.as_str()).as_secs()).then_some(header)
     }
@@ -161,26 +195,31 @@ impl Cache {
     async fn head_tag(&self, origin: &Arc<Origin>, tag: &Tag) -> Result<ManifestHeader, CacheError> {
         let upstream = origin.upstream.as_ref().ok_or(CacheError::Unreachable)?;
         let head = upstream.head_manifest(&origin.remote, &Reference::Tag(tag.clone()), Purpose::Fetch).await;
-        let head = head.inspect_err(|error| self.remember_absence(origin, tag, error))?;
-        let header = ManifestHeader::from_upstream(&head)?;
+        let head = head.inspect_err(|error| self.remember_refusal(origin, tag, error))?;
+        let header = self.told_by(origin, head).await?;
         let now = self.now_seconds();
-        let key = (origin.repository.clone(), header.digest);
+        // Noted first, looked after: an import that runs meanwhile finds the note, or is found.
+        self.note_head(origin, tag, &header, now);
         if self.cached_manifest(origin, &header.digest).await.is_some() {
             self.set_tag(origin, tag, header.digest, now);
-        } else {
-            self.memory.heads.insert((origin.repository.clone(), tag.clone()), (header.clone(), now));
-            self.memory.head_tags.entry(key).and_upsert_with(|known| {
-                let mut tags = known.map(moka::Entry::into_value).unwrap_or_default();
-                tags.retain(|(known, _)| known != tag);
-                tags.push((tag.clone(), now));
-                tags
-            });
         }
         Ok(header)
     }
 
-    fn refuse_absent_tag(&self, origin: &Origin, tag: &Tag, demand: Demand) -> Result<(), CacheError> {
-        let is_absent = || self.memory.absent.contains_key(&(origin.repository.clone(), tag.to_string()));
-        if demand == Demand::AsConfigured && is_absent() { Err(CacheError::Negative) } else { Ok(()) }
+    /// Notes what a HEAD told of a tag, to be written once the manifest comes in.
+    fn note_head(&self, origin: &Origin, tag: &Tag, header: &ManifestHeader, now: u64) {
+        self.forget_refusal(origin, tag);
+        self.memory.heads.insert((origin.key(), tag.clone()), (header.clone(), now));
+        self.memory.head_tags.entry((origin.key(), header.digest)).and_upsert_with(|known| {
+            let mut tags = known.map(moka::Entry::into_value).unwrap_or_default();
+            tags.retain(|(known, _)| known != tag);
+            tags.truncate(MAX_TAGS_OF_ONE_DIGEST - 1);
+            tags.insert(0, (tag.clone(), now));
+            tags
+        });
+    }
+
+    fn refuse_tag_again(&self, origin: &Origin, tag: &Tag, demand: Demand) -> Result<(), CacheError> {
+        if demand == Demand::AsConfigured { self.refuse_again(origin, tag) } else { Ok(()) }
     }
 }

@@ -4,46 +4,87 @@ use std::sync::Arc;
 
 use super::freshness::StaleReason;
 use super::tags::Served;
-use super::{Cache, CacheError, Origin, fetched};
+use super::{Cache, CacheError, FlightAborted, Origin, fetched};
 use crate::oci::Tag;
 use crate::telemetry::metrics::CacheResult;
+use crate::upstream::Purpose;
+
+/// Under which a refused list is remembered: no tag and no digest is called so.
+const LIST: &str = "tags/list";
+
+type Tags = Arc<Vec<Tag>>;
 
 impl Cache {
     /// All tags of `origin`'s repository, sorted.
     ///
     /// # Errors
     /// When upstream does not tell and nothing is cached.
-    pub async fn tags(&self, origin: &Arc<Origin>) -> Result<Served<Arc<Vec<Tag>>>, CacheError> {
-        if let Some(tags) = self.memory.tag_lists.get(&origin.repository) {
+    pub async fn tags(&self, origin: &Arc<Origin>) -> Result<Served<Tags>, CacheError> {
+        if let Some(tags) = self.memory.tag_lists.get(&origin.key()) {
             return Ok(Served::new(tags, CacheResult::Hit));
         }
-        let (cache, asking) = (self.clone(), Arc::clone(origin));
-        let (role, landing) = self.tag_lists.join(origin.repository.clone(), || async move { cache.tags_upstream(&asking).await });
-        match landing.await? {
-            Ok(tags) => Ok(Served::new(tags, fetched(role))),
-            Err(error) => {
-                let Some(tags) = self.tags_cached(origin).await else { return Err(error) };
-                let reason = StaleReason::of_cache(&error);
-                origin.metrics.served_stale(reason.as_str());
-                Ok(Served { value: tags, result: CacheResult::Stale, stale: Some(reason) })
-            }
+        let old = self.memory.old_tag_lists.get(&origin.key());
+        if origin.upstream.is_none() {
+            let tags = if old.is_some() { old } else { self.tags_pulled(origin).await };
+            return tags.map(|tags| Served::new(tags, CacheResult::Hit)).ok_or(CacheError::Unreachable);
+        }
+        if let Some(old) = old {
+            return Ok(self.tags_or(origin, old).await);
+        }
+        match self.tags_needed(origin).await {
+            Ok(served) => Ok(served),
+            // Not the whole list: told only when there is no other to be had.
+            Err(error) => match self.tags_pulled(origin).await {
+                Some(tags) => Ok(stale_tags(origin, tags, StaleReason::of_cache(&error))),
+                None => Err(error),
+            },
         }
     }
 
-    async fn tags_upstream(&self, origin: &Origin) -> Result<Arc<Vec<Tag>>, CacheError> {
+    /// Upstream's list, where there is no other.
+    async fn tags_needed(&self, origin: &Arc<Origin>) -> Result<Served<Tags>, CacheError> {
+        self.refuse_again(origin, &LIST)?;
+        let (cache, asking) = (self.clone(), Arc::clone(origin));
+        let (role, landing) = self.tag_lists.join(origin.key(), || async move { cache.tags_upstream(&asking, Purpose::Fetch).await });
+        Ok(Served::new(landing.await??, fetched(role)))
+    }
+
+    /// Upstream's list, or its last one if the new one does not come in time.
+    async fn tags_or(&self, origin: &Arc<Origin>, old: Tags) -> Served<Tags> {
+        let (cache, asking) = (self.clone(), Arc::clone(origin));
+        let (role, landing) = self.tag_lists.join(origin.key(), || async move { cache.tags_upstream(&asking, Purpose::Revalidate).await });
+        match tokio::time::timeout(self.limits.revalidate_wait, landing).await {
+            Ok(Ok(Ok(tags))) => Served::new(tags, fetched(role)),
+            Ok(Ok(Err(error))) => stale_tags(origin, old, StaleReason::of_cache(&error)),
+            Ok(Err(FlightAborted)) => stale_tags(origin, old, StaleReason::Unavailable),
+            Err(_) => stale_tags(origin, old, StaleReason::Slow),
+        }
+    }
+
+    async fn tags_upstream(&self, origin: &Origin, purpose: Purpose) -> Result<Tags, CacheError> {
+        // What came in, or was refused, between this caller's look and now.
+        if let Some(tags) = self.memory.tag_lists.get(&origin.key()) {
+            return Ok(tags);
+        }
+        self.refuse_again(origin, &LIST)?;
         let upstream = origin.upstream.as_ref().ok_or(CacheError::Unreachable)?;
-        let tags = Arc::new(upstream.list_tags(&origin.remote).await?);
-        self.memory.tag_lists.insert(origin.repository.clone(), Arc::clone(&tags));
-        self.memory.old_tag_lists.insert(origin.repository.clone(), Arc::clone(&tags));
+        let listed = upstream.list_tags(&origin.remote, purpose).await;
+        let tags = Arc::new(listed.inspect_err(|error| self.remember_refusal(origin, &LIST, error))?);
+        self.memory.tag_lists.insert(origin.key(), Arc::clone(&tags));
+        self.memory.old_tag_lists.insert(origin.key(), Arc::clone(&tags));
         Ok(tags)
     }
 
-    /// The last list upstream sent, else the tags that were pulled; `None` if there are none.
-    async fn tags_cached(&self, origin: &Origin) -> Option<Arc<Vec<Tag>>> {
-        if let Some(tags) = self.memory.old_tag_lists.get(&origin.repository) {
-            return Some(tags);
-        }
+    /// The tags that were pulled; `None` if there are none.
+    async fn tags_pulled(&self, origin: &Origin) -> Option<Tags> {
+        let known = self.repository(&origin.repository).await;
+        self.or_miss(origin, known).filter(|record| *record.source == *origin.source)?;
         let tags = self.store.records.list_tags(&origin.repository).await;
         self.or_miss(origin, tags.map(Some)).filter(|tags| !tags.is_empty()).map(Arc::new)
     }
+}
+
+fn stale_tags(origin: &Origin, tags: Tags, reason: StaleReason) -> Served<Tags> {
+    origin.metrics.served_stale(reason.as_str());
+    Served { value: tags, result: CacheResult::Stale, stale: Some(reason) }
 }

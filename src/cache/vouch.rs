@@ -6,8 +6,6 @@
 //! cached manifest refers to the blob; a *source's word* (`sources/<source>`) when that upstream
 //! served or confirmed it. Together they allow it; one alone means a HEAD upstream.
 
-use std::sync::Arc;
-
 use super::{Cache, Origin};
 use crate::oci::Digest;
 use crate::storage::{BlobLinkRecord, OpenBlob, RecordKey, SourceBlobRecord, StorageError};
@@ -29,50 +27,40 @@ pub enum Standing {
 impl Cache {
     /// What is known of `origin`'s right to a blob.
     pub(super) async fn standing(&self, origin: &Origin, digest: &Digest) -> Standing {
-        let key = (origin.repository.clone(), *digest);
-        if self.memory.vouched.get(&key).is_some_and(|source| *source == *origin.source) {
+        let key = (origin.key(), *digest);
+        if self.memory.vouched.contains_key(&key) {
             return Standing::Vouched;
         }
         let Some(size_bytes) = self.link(origin, digest).await else { return Standing::Unknown };
         let word = self.store.records.read(&RecordKey::source_blob(&origin.source, digest)).await;
         if self.or_miss(origin, word).is_some() {
-            self.memory.vouched.insert(key, origin.source.as_str().into());
+            self.memory.vouched.insert(key, ());
             return Standing::Vouched;
         }
         Standing::Linked { size_bytes }
     }
 
-    /// The length of a blob whose vouching is in memory.
-    pub(super) fn just_vouched(&self, origin: &Origin, digest: &Digest) -> Option<Option<u64>> {
-        let key = (origin.repository.clone(), *digest);
-        self.memory.vouched.get(&key).filter(|source| **source == *origin.source)?;
-        let (source, size_bytes) = self.memory.links.get(&key)?;
-        (*source == *origin.source).then_some(size_bytes)
-    }
-
     /// The repository's link to a blob, made through the same source: the size it states.
     pub(super) async fn link(&self, origin: &Origin, digest: &Digest) -> Option<Option<u64>> {
-        let key = (origin.repository.clone(), *digest);
-        if let Some((source, size_bytes)) = self.memory.links.get(&key) {
-            return (*source == *origin.source).then_some(size_bytes);
+        let key = (origin.key(), *digest);
+        if let Some(size_bytes) = self.memory.links.get(&key) {
+            return Some(size_bytes);
         }
         let link = self.store.records.read(&RecordKey::blob_link(&origin.repository, digest)).await;
-        let link = self.or_miss(origin, link)?;
-        self.memory.links.insert(key, (link.source.as_str().into(), link.size_bytes));
-        (link.source == origin.source).then_some(link.size_bytes)
+        let link = self.or_miss(origin, link).filter(|link| *link.source == *origin.source)?;
+        Some(self.memory.links.entry(key).or_insert(link.size_bytes).into_value())
     }
 
     /// Notes that a cached manifest refers to a blob.
     pub(super) fn remember_link(&self, origin: &Origin, digest: Digest, size_bytes: Option<u64>) {
-        let source: Arc<str> = origin.source.as_str().into();
-        self.memory.links.insert((origin.repository.clone(), digest), (source, size_bytes));
+        self.memory.links.insert((origin.key(), digest), size_bytes);
     }
 
     /// Notes, for good, that upstream has the blob in this repository.
     pub(super) async fn vouch(&self, origin: &Origin, digest: Digest, size_bytes: Option<u64>) {
         self.remember_link(origin, digest, size_bytes);
-        self.memory.vouched.insert((origin.repository.clone(), digest), origin.source.as_str().into());
-        let link = BlobLinkRecord { source: origin.source.clone(), size_bytes };
+        self.memory.vouched.insert((origin.key(), digest), ());
+        let link = BlobLinkRecord { source: origin.source.to_string(), size_bytes };
         let word = SourceBlobRecord { vouched_at: self.now_seconds() };
         let (link_key, word_key) = (RecordKey::blob_link(&origin.repository, &digest), RecordKey::source_blob(&origin.source, &digest));
         let written = futures::future::try_join(self.store.records.write(&link_key, &link), self.store.records.write(&word_key, &word));

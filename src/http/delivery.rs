@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::stream;
 
 use crate::cache::Follower;
-use crate::storage::{OpenBlob, ReadNow, read_at, read_now};
+use crate::storage::{OpenBlob, PieceReader};
 
 /// What all bodies together may hold in memory.
 const BUDGET_BYTES: usize = 16 * 1024 * 1024;
@@ -41,7 +41,7 @@ impl Deliveries {
 
     /// The interval `position..end` of a committed blob.
     pub(super) fn file(&self, blob: OpenBlob, position: u64, end: u64) -> Body {
-        let reader = FileReader { blob, position, end, delivery: self.begin() };
+        let reader = FileReader { blob, position, end, pieces: PieceReader::default(), delivery: self.begin() };
         Body::from_stream(stream::unfold(reader, async |mut reader| {
             let piece = reader.next().await?;
             Some((piece, reader))
@@ -75,6 +75,7 @@ struct FileReader {
     blob: OpenBlob,
     position: u64,
     end: u64,
+    pieces: PieceReader,
     delivery: Delivery,
 }
 
@@ -82,10 +83,7 @@ impl FileReader {
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
         let left = self.end.checked_sub(self.position).filter(|left| *left > 0)?;
         let length = usize::try_from(left).unwrap_or(usize::MAX).min(self.delivery.piece_bytes());
-        let piece = match read_now(&self.blob.file, self.position, length) {
-            ReadNow::Ready(piece) => Ok(piece),
-            ReadNow::WouldBlock => read_at(Arc::clone(&self.blob.file), self.position, length).await,
-        };
+        let piece = self.pieces.read(&self.blob.file, self.position, length).await;
         if let Ok(piece) = &piece {
             self.position += piece.len() as u64;
         }

@@ -32,7 +32,7 @@ const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api
 /// The registry a mirror answers for (containerd).
 const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 
-/// Everything that stands before the registry, replaced as a whole on reload.
+/// The registry and everything that stands before it, replaced as a whole on reload.
 pub struct Gate {
     /// Names to targets.
     pub rules: RuleTable,
@@ -40,35 +40,43 @@ pub struct Gate {
     pub authenticator: Authenticator,
     /// Whether they may.
     pub authorizer: Authorizer,
+    /// What serves them, with the upstreams of those same rules.
+    pub registry: Registry,
 }
 
-/// The client ports' service; cheap to clone.
+/// The client ports' service; cheap to clone, which every request does.
 #[derive(Clone)]
 pub struct Edge {
-    gate: Arc<ArcSwap<Gate>>,
-    registry: Registry,
+    parts: Arc<EdgeParts>,
+}
+
+struct EdgeParts {
+    gate: ArcSwap<Gate>,
     deliveries: Deliveries,
     metrics: Metrics,
 }
 
 impl Edge {
-    /// A service in front of `registry`.
+    /// A service behind `gate`.
     #[must_use]
-    pub fn new(gate: Gate, registry: Registry, metrics: Metrics) -> Self {
-        Self { gate: Arc::new(ArcSwap::from_pointee(gate)), registry, deliveries: Deliveries::default(), metrics }
+    pub fn new(gate: Gate, metrics: Metrics) -> Self {
+        let gate = ArcSwap::from_pointee(gate);
+        Self { parts: Arc::new(EdgeParts { gate, deliveries: Deliveries::default(), metrics }) }
     }
 
     /// Puts another gate in place; requests under way end with the one they began with.
     pub fn reload(&self, gate: Gate) {
-        self.gate.store(Arc::new(gate));
+        self.parts.gate.store(Arc::new(gate));
     }
+}
 
+impl EdgeParts {
     /// Answers a request.
-    async fn serve(self, request: Request<Incoming>) -> Response<RecordedBody> {
+    async fn serve(&self, request: Request<Incoming>) -> Response<RecordedBody> {
         // No route reads a body; one that is sent is not waited for.
         let (parts, _) = request.into_parts();
-        let client = parts.extensions.get::<ClientAddress>().map_or_else(String::new, |client| client.0.ip().to_string());
-        let mut record = RequestRecord::begin(self.metrics.clone(), &parts.method, parts.uri.path(), client);
+        let client = parts.extensions.get::<ClientAddress>().map(|client| client.0.ip());
+        let mut record = RequestRecord::begin(self.metrics.clone(), &parts.method, &parts.uri, client);
         let mut response = self.answer(&parts, &mut record).await.unwrap_or_else(|error| {
             record.error(error.to_string());
             error_response(&error)
@@ -85,7 +93,7 @@ impl Edge {
         let headers = &parts.headers;
         let query = parts.uri.query().unwrap_or_default();
         let ns = parameter(query, "ns");
-        let (registry, ns) = (&self.registry, ns.as_deref());
+        let (registry, ns) = (&gate.registry, ns.as_deref());
         let mut response = match &route {
             Route::Base => {
                 self.authenticate(&gate, parts, record).await?;
@@ -103,7 +111,7 @@ impl Edge {
             Route::Blob { name, digest } => {
                 let target = self.admit(&gate, parts, name, ns, Action::Pull, record).await?;
                 if is_head {
-                    v2::blob::head(registry, target, digest, record).await?
+                    v2::blob::head(registry, target, digest, headers, record).await?
                 } else {
                     v2::blob::get(registry, &self.deliveries, target, digest, headers, record).await?
                 }
@@ -131,7 +139,7 @@ impl Edge {
     ) -> Result<Authorized<Target>, HttpError> {
         let principal = self.authenticate(gate, parts, record).await?;
         let target = gate.rules.resolve(name, ns)?;
-        record.target(target.repository().to_string(), target.rule_label().to_owned());
+        record.target(&target);
         Ok(gate.authorizer.authorize(&principal, action, target)?)
     }
 
@@ -141,9 +149,7 @@ impl Edge {
         let principal =
             gate.authenticator.authenticate(authorization, client).await.inspect_err(|_| self.metrics.authenticated("refused"))?;
         self.metrics.authenticated(if principal.is_anonymous() { "anonymous" } else { "accepted" });
-        if !principal.is_anonymous() {
-            record.principal(principal.to_string());
-        }
+        record.principal(&principal);
         Ok(principal)
     }
 }
@@ -161,7 +167,7 @@ impl tower::Service<Request<Incoming>> for Edge {
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        let edge = self.clone();
-        Box::pin(async move { Ok(edge.serve(request).await) })
+        let parts = Arc::clone(&self.parts);
+        Box::pin(async move { Ok(parts.serve(request).await) })
     }
 }

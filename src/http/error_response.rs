@@ -29,7 +29,7 @@ pub enum ErrorKind {
     Unsupported,
     /// The name is no name.
     NameInvalid,
-    /// The tag is no tag.
+    /// The tag is no tag. Who reads is told that there is no such manifest, as the conformance suite wants.
     TagInvalid,
     /// The digest is no digest.
     DigestInvalid,
@@ -65,7 +65,7 @@ pub const TABLE: [(ErrorKind, u16, ErrorCode, &str); 18] = [
     (ErrorKind::MethodNotAllowed, 405, ErrorCode::Unsupported, "the path does not have this method; `Allow` lists those it has"),
     (ErrorKind::Unsupported, 405, ErrorCode::Unsupported, "a part of the distribution API that this version does not have"),
     (ErrorKind::NameInvalid, 400, ErrorCode::NameInvalid, "the repository name does not follow the grammar"),
-    (ErrorKind::TagInvalid, 400, ErrorCode::TagInvalid, "the tag does not follow the grammar"),
+    (ErrorKind::TagInvalid, 404, ErrorCode::ManifestUnknown, "the tag does not follow the grammar, so no manifest can have it"),
     (ErrorKind::DigestInvalid, 400, ErrorCode::DigestInvalid, "the digest does not follow the grammar"),
     (ErrorKind::PageSizeInvalid, 400, ErrorCode::PaginationNumberInvalid, "`n` of tags/list is not a number"),
     (ErrorKind::Unauthorized, 401, ErrorCode::Unauthorized, "login needed, or the login is wrong; `WWW-Authenticate` says how"),
@@ -123,7 +123,7 @@ impl ErrorKind {
 
     const fn of_registry(error: &RegistryError) -> Self {
         match error {
-            RegistryError::NameUnknown { .. } => Self::NameUnknown,
+            RegistryError::NameUnknown { .. } | RegistryError::RepositoryUnknown { .. } => Self::NameUnknown,
             RegistryError::ManifestUnknown { .. } => Self::ManifestUnknown,
             RegistryError::BlobUnknown { .. } => Self::BlobUnknown,
             RegistryError::UpstreamDenied { .. } => Self::UpstreamDenied,

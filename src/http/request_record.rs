@@ -1,17 +1,20 @@
 //! One log line and one observation per request, when its last byte is out or its client gone.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use axum::body::Body;
 use axum::http::header::CONTENT_LENGTH;
-use axum::http::{Method, Response};
+use axum::http::{Method, Response, Uri};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 
+use crate::access::Principal;
 use crate::cache::StaleReason;
 use crate::registry::{Outcome, Pulled};
+use crate::rules::Target;
 use crate::telemetry::metrics::Metrics;
 
 /// What is known of a request, gathered while it is answered.
@@ -20,11 +23,10 @@ pub(super) struct RequestRecord {
     started: Instant,
     method: &'static str,
     route: &'static str,
-    path: String,
-    client: String,
-    principal: String,
-    repository: String,
-    rule: String,
+    uri: Uri,
+    client: Option<IpAddr>,
+    principal: Option<Principal>,
+    target: Option<Target>,
     outcome: Option<Outcome>,
     stale: Option<StaleReason>,
     error: Option<String>,
@@ -32,17 +34,16 @@ pub(super) struct RequestRecord {
 
 impl RequestRecord {
     /// Begins with what the request line says.
-    pub(super) fn begin(metrics: Metrics, method: &Method, path: &str, client: String) -> Self {
+    pub(super) fn begin(metrics: Metrics, method: &Method, uri: &Uri, client: Option<IpAddr>) -> Self {
         Self {
             metrics,
             started: Instant::now(),
             method: method_name(method),
             route: "unknown",
-            path: path.to_owned(),
+            uri: uri.clone(),
             client,
-            principal: String::new(),
-            repository: String::new(),
-            rule: String::new(),
+            principal: None,
+            target: None,
             outcome: None,
             stale: None,
             error: None,
@@ -53,12 +54,12 @@ impl RequestRecord {
         self.route = route;
     }
 
-    pub(super) fn principal(&mut self, principal: String) {
-        self.principal = principal;
+    pub(super) fn principal(&mut self, principal: &Principal) {
+        self.principal = Some(principal.clone());
     }
 
-    pub(super) fn target(&mut self, repository: String, rule: String) {
-        (self.repository, self.rule) = (repository, rule);
+    pub(super) fn target(&mut self, target: &Target) {
+        self.target = Some(target.clone());
     }
 
     /// Takes the outcome out of an answer.
@@ -101,21 +102,22 @@ impl RequestRecord {
             outcome.metrics.requested(outcome.kind, outcome.result());
             outcome.metrics.sent(outcome.kind, body.bytes);
         }
+        let user = self.principal.as_ref().filter(|principal| !principal.is_anonymous());
         let result = self.outcome.as_ref().map_or("", |outcome| outcome.result().as_str());
         tracing::info!(
             method = self.method,
-            path = self.path,
+            path = self.uri.path(),
             route = self.route,
-            repository = self.repository,
-            rule = self.rule,
+            repository = self.target.as_ref().map_or("", |target| target.repository().as_str()),
+            rule = self.target.as_ref().map_or("", Target::rule_label),
             result,
             stale = self.stale.map_or("", StaleReason::as_str),
             status = body.status,
             sent_bytes = body.bytes,
             ttfb_ms = body.ttfb_ms,
             duration_ms = duration.as_secs_f64() * 1000.0,
-            client = self.client,
-            user = self.principal,
+            client = self.client.map(tracing::field::display),
+            user = user.map(tracing::field::display),
             error = body.error.or(self.error.as_deref()).unwrap_or_default(),
             "request"
         );

@@ -201,7 +201,7 @@ mod tests {
 
         #[test]
         fn a_manifest_of_any_name_is_found(
-            name in "(manifests|blobs|tags|list|a1|b.c)(/(manifests|blobs|tags|list|a1|b-c)){0,4}",
+            name in "(manifests|blobs|tags|list|a1|b\\.c)(/(manifests|blobs|tags|list|a1|b-c)){0,4}",
             tag in "[a-zA-Z0-9_][a-zA-Z0-9._-]{0,20}",
         ) {
             let expected = manifest(&name, &tag);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::cache::{CacheError, FillError};
+use crate::cache::{CacheError, FillError, StaleReason};
 use crate::telemetry::metrics::CacheKind;
 use crate::upstream::UpstreamError;
 
@@ -16,6 +16,12 @@ pub enum RegistryError {
     NameUnknown {
         /// The name that was asked for.
         name: String,
+    },
+    /// The repository does not exist upstream, or upstream does not show it.
+    #[error("repository not known to registry: {detail}")]
+    RepositoryUnknown {
+        /// What upstream said.
+        detail: String,
     },
     /// The manifest does not exist, or upstream does not show it.
     #[error("Requested image not found: {detail}")]
@@ -78,9 +84,17 @@ impl RegistryError {
     /// forwarded: without credentials they mean "private, or not there".
     pub(super) fn of(error: CacheError, kind: CacheKind, has_credentials: bool) -> Self {
         match error {
-            CacheError::Upstream(error) | CacheError::Fill(FillError::Upstream(error)) => Self::of_upstream(error, kind, has_credentials),
-            CacheError::Negative | CacheError::Unreachable => Self::unknown(kind, error.to_string()),
-            CacheError::TooStale { .. } => Self::UpstreamUnavailable { retry_after: None, detail: error.to_string() },
+            CacheError::Upstream(error) | CacheError::Negative(error) | CacheError::Fill(FillError::Upstream(error)) => {
+                Self::of_upstream(error, kind, has_credentials)
+            }
+            CacheError::Unreachable => Self::unknown(kind, error.to_string()),
+            CacheError::TooStale { reason: StaleReason::NotFound } => Self::unknown(kind, error.to_string()),
+            CacheError::TooStale { reason: StaleReason::TooManyRequests } => {
+                Self::TooManyRequests { retry_after: None, detail: error.to_string() }
+            }
+            CacheError::TooStale { reason: StaleReason::Slow | StaleReason::Unavailable | StaleReason::Denied | StaleReason::Invalid } => {
+                Self::UpstreamUnavailable { retry_after: None, detail: error.to_string() }
+            }
             CacheError::Manifest(_) | CacheError::Fill(FillError::DigestMismatch { .. } | FillError::TooLong { .. }) => {
                 Self::UpstreamInvalid { detail: error.to_string() }
             }
@@ -110,7 +124,7 @@ impl RegistryError {
         match kind {
             CacheKind::Tag | CacheKind::Manifest => Self::ManifestUnknown { detail },
             CacheKind::Blob => Self::BlobUnknown { detail },
-            CacheKind::TagsList => Self::NameUnknown { name: detail },
+            CacheKind::TagsList => Self::RepositoryUnknown { detail },
         }
     }
 }

@@ -54,6 +54,7 @@ impl Registry {
         demand: Demand,
     ) -> Result<Pulled<Arc<CachedManifest>>, RegistryError> {
         let origin = self.origin(target).await?;
+        self.cache.refresh_repository(&origin).await;
         let served = match reference {
             Reference::Tag(tag) => self.cache.manifest_by_tag(&origin, tag, demand).await,
             Reference::Digest(digest) => self.cache.manifest_by_digest(&origin, digest).await,
@@ -130,10 +131,14 @@ pub(super) fn pulled<T>(origin: &Origin, kind: CacheKind, served: Result<Served<
             stale: served.stale,
         }),
         Err(error) => {
-            let result = if matches!(error, CacheError::Negative) { CacheResult::Negative } else { CacheResult::Miss };
+            let result = if matches!(error, CacheError::Negative(_)) { CacheResult::Negative } else { CacheResult::Miss };
             origin.metrics.requested(kind, result);
             let has_credentials = origin.upstream.as_ref().is_some_and(crate::upstream::Upstream::has_credential);
-            Err(RegistryError::of(error, kind, has_credentials))
+            let error = RegistryError::of(error, kind, has_credentials);
+            if matches!(error, RegistryError::UpstreamDenied { .. }) && result != CacheResult::Negative {
+                tracing::warn!(repository = %origin.repository, %error, "upstream refused the credentials of a rule");
+            }
+            Err(error)
         }
     }
 }

@@ -16,6 +16,9 @@ const OFFICIAL: &str = "library";
 /// ECR's console calls the prefix of registry.k8s.io so; ours is `k8s`.
 const KUBERNETES_ALIAS: (&str, &str) = ("kubernetes", "k8s");
 
+/// How much of a host that no rule names is repeated, in characters: no host name is longer.
+const MAX_SHOWN_HOST: usize = 255;
+
 /// Why a name has no target.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ResolveError {
@@ -76,8 +79,8 @@ impl RuleTable {
         {
             return pull_through(rule, rest);
         }
-        let rule = self.by_host(&host).ok_or_else(|| ResolveError::UnknownHost { host: ns.to_owned() })?;
-        let rest = below_upstream_prefix(rule, name, ns)?;
+        let unknown = || ResolveError::UnknownHost { host: ns.chars().take(MAX_SHOWN_HOST).collect() };
+        let (rule, rest) = self.by_host(&host, name, ns).ok_or_else(unknown)??;
         pull_through(rule, rest)
     }
 
@@ -98,11 +101,15 @@ impl RuleTable {
         named.or_else(aliased).or_else(root)
     }
 
-    /// The rule for a registry's host; among several, the one marked `mirror`.
-    fn by_host(&self, host: &str) -> Option<&Arc<Rule>> {
-        let mut answering = self.rules.iter().filter(|rule| answers_to(rule, host));
-        let first = answering.clone().next();
-        answering.find(|rule| rule.mirror).or(first)
+    /// The rule for a name of a registry's host, and what stands behind the rule's `upstream_prefix`.
+    /// Among several that reach the name it is the one marked `mirror`, else the one with the longest
+    /// prefix.
+    fn by_host<'a>(&self, host: &str, name: &'a RepositoryName, ns: &str) -> Option<Result<(&Arc<Rule>, &'a str), ResolveError>> {
+        let answering = || self.rules.iter().filter(|rule| answers_to(rule, host));
+        let mut found = answering().map(|rule| below_upstream_prefix(rule, name, ns).map(|rest| (rule, rest)));
+        let reaching = answering().filter_map(|rule| Some((rule, below_upstream_prefix(rule, name, ns).ok()?)));
+        let best = reaching.min_by_key(|(rule, _)| !rule.mirror);
+        best.map(Ok).or_else(|| found.next())
     }
 }
 
@@ -232,6 +239,12 @@ mod tests {
     #[test]
     fn ns_with_a_prefix_of_another_host_is_a_name_of_that_host() {
         assert_eq!(resolved(&table(), "quay/org/app", Some("ghcr.io")), "gh2/quay/org/app <- quay/org/app");
+    }
+
+    #[test]
+    fn ns_passes_over_rules_that_do_not_reach_the_name() {
+        assert_eq!(resolved(&table(), "org/app", Some("quay.io")), "quay/org/app <- org/app");
+        assert_eq!(resolved(&table(), "team/app", Some("quay.io")), "quay-team/app <- team/app");
     }
 
     #[test]

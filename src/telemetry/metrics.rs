@@ -3,6 +3,9 @@
 //! Labels come from closed sets and from the names of rules, never from a request. All label sets
 //! of a rule are initialised to 0 when the rule is loaded ([`Metrics::for_rule`]).
 
+use std::ops::Deref;
+use std::sync::Arc;
+
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
@@ -106,9 +109,23 @@ impl FillResult {
 /// Why stale content was served, the label `reason` of `headpond_stale_served_total`.
 pub const STALE_REASONS: [&str; 6] = ["slow", "unavailable", "too_many_requests", "denied", "not_found", "invalid"];
 
-/// All metrics of one process. Not the global registry: tests run many servers in one process.
+/// All metrics of one process; cheap to clone. Not the global registry: tests run many servers in
+/// one process.
 #[derive(Clone)]
 pub struct Metrics {
+    families: Arc<Families>,
+}
+
+impl Deref for Metrics {
+    type Target = Families;
+
+    fn deref(&self) -> &Families {
+        &self.families
+    }
+}
+
+/// The metrics themselves.
+pub struct Families {
     registry: Registry,
     cache_requests: IntCounterVec,
     cache_bytes: IntCounterVec,
@@ -142,6 +159,9 @@ pub struct Metrics {
     proxy_pushed_bytes: IntCounterVec,
 }
 
+/// Distribution's label `type`.
+const DISTRIBUTION_TYPES: [&str; 2] = ["manifest", "blob"];
+
 /// Seconds, from a page-cache hit to a slow upstream.
 const SECONDS_BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
 
@@ -174,23 +194,7 @@ impl Definitions {
     }
 }
 
-impl Metrics {
-    /// Defines and registers every metric.
-    ///
-    /// # Errors
-    /// When two definitions collide, which is a mistake in this file.
-    pub fn new() -> Result<Self, prometheus::Error> {
-        let mut define = Definitions { registry: Registry::new(), failure: None };
-        let metrics = Self::define(&mut define);
-        match (metrics, define.failure) {
-            (Some(metrics), None) => {
-                metrics.initialise();
-                Ok(metrics)
-            }
-            (_, failure) => Err(failure.unwrap_or_else(|| prometheus::Error::Msg("a metric was not defined".to_owned()))),
-        }
-    }
-
+impl Families {
     fn define(d: &mut Definitions) -> Option<Self> {
         let process = prometheus::process_collector::ProcessCollector::for_self();
         d.registry.register(Box::new(process)).map_err(|error| d.failure = Some(error)).ok()?;
@@ -239,13 +243,31 @@ impl Metrics {
             registry: d.registry.clone(),
         })
     }
+}
+
+impl Metrics {
+    /// Defines and registers every metric.
+    ///
+    /// # Errors
+    /// When two definitions collide, which is a mistake in this file.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let mut define = Definitions { registry: Registry::new(), failure: None };
+        let metrics = Families::define(&mut define).map(|families| Self { families: Arc::new(families) });
+        match (metrics, define.failure) {
+            (Some(metrics), None) => {
+                metrics.initialise();
+                Ok(metrics)
+            }
+            (_, failure) => Err(failure.unwrap_or_else(|| prometheus::Error::Msg("a metric was not defined".to_owned()))),
+        }
+    }
 
     /// Creates the label sets that need no rule.
     fn initialise(&self) {
         for result in FillResult::ALL {
             self.fills.with_label_values(&[result.as_str()]);
         }
-        for kind in ["manifest", "blob"] {
+        for kind in DISTRIBUTION_TYPES {
             for family in [&self.proxy_requests, &self.proxy_hits, &self.proxy_misses, &self.proxy_pulled_bytes, &self.proxy_pushed_bytes] {
                 family.with_label_values(&[kind]);
             }
@@ -263,15 +285,24 @@ impl Metrics {
         for reason in STALE_REASONS {
             self.stale_served.with_label_values(&[rule, reason]);
         }
-        RuleMetrics {
+        let distribution = |kind: &str| DistributionCounters {
+            requests: self.proxy_requests.with_label_values(&[kind]),
+            hits: self.proxy_hits.with_label_values(&[kind]),
+            misses: self.proxy_misses.with_label_values(&[kind]),
+            pulled_bytes: self.proxy_pulled_bytes.with_label_values(&[kind]),
+            pushed_bytes: self.proxy_pushed_bytes.with_label_values(&[kind]),
+        };
+        let counters = RuleCounters {
             rule: rule.to_owned(),
             cache_requests: CacheKind::ALL.map(requests),
             bytes_in: self.cache_bytes.with_label_values(&[rule, "in"]),
             bytes_out: self.cache_bytes.with_label_values(&[rule, "out"]),
             upstream_ttfb: self.upstream_ttfb.with_label_values(&[rule]),
             circuit_state: self.circuit_state.with_label_values(&[rule]),
+            distribution: DISTRIBUTION_TYPES.map(distribution),
             all: self.clone(),
-        }
+        };
+        RuleMetrics { counters: Arc::new(counters) }
     }
 
     /// Counts the end of a fill.
@@ -281,7 +312,7 @@ impl Metrics {
 
     /// Observes an answered request. `route` and `method` come from closed sets.
     pub fn request_answered(&self, route: &str, method: &str, status: u16, seconds: f64) {
-        self.http_requests.with_label_values(&[route, method, status_text(status).as_str()]).observe(seconds);
+        with_status(status, |status| self.http_requests.with_label_values(&[route, method, status]).observe(seconds));
     }
 
     /// Counts an authentication: `anonymous`, `accepted` or `refused`.
@@ -313,93 +344,112 @@ impl Metrics {
     }
 }
 
-fn status_text(status: u16) -> String {
-    status.to_string()
+/// A status as a label, without an allocation for every request.
+fn with_status<T>(status: u16, then: impl FnOnce(&str) -> T) -> T {
+    match http::StatusCode::from_u16(status) {
+        Ok(status) => then(status.as_str()),
+        Err(_) => then("0"),
+    }
 }
 
-/// The metrics of one rule, with its label set.
+/// The metrics of one rule, with its label set; cheap to clone.
 #[derive(Clone)]
 pub struct RuleMetrics {
+    counters: Arc<RuleCounters>,
+}
+
+struct RuleCounters {
     rule: String,
     cache_requests: [[IntCounter; 7]; 4],
     bytes_in: IntCounter,
     bytes_out: IntCounter,
     upstream_ttfb: Histogram,
     circuit_state: IntGauge,
+    /// Distribution's, for manifests and for blobs.
+    distribution: [DistributionCounters; 2],
     all: Metrics,
+}
+
+/// The `registry_proxy_*` counters of one type.
+struct DistributionCounters {
+    requests: IntCounter,
+    hits: IntCounter,
+    misses: IntCounter,
+    pulled_bytes: IntCounter,
+    pushed_bytes: IntCounter,
 }
 
 impl RuleMetrics {
     /// The rule's label.
     #[must_use]
     pub fn rule(&self) -> &str {
-        &self.rule
+        &self.counters.rule
     }
 
     /// Counts a request and what the cache did; `registry_proxy_*` follow.
     pub fn requested(&self, kind: CacheKind, result: CacheResult) {
-        if let Some(counter) = self.cache_requests.get(kind as usize).and_then(|results| results.get(result as usize)) {
+        let results = self.counters.cache_requests.get(kind as usize);
+        if let Some(counter) = results.and_then(|results| results.get(result as usize)) {
             counter.inc();
         }
-        let Some(kind) = distribution_type(kind) else { return };
-        self.all.proxy_requests.with_label_values(&[kind]).inc();
-        let family = match result {
-            CacheResult::Hit | CacheResult::Stale | CacheResult::Revalidated => &self.all.proxy_hits,
-            CacheResult::Miss | CacheResult::Coalesced | CacheResult::Negative | CacheResult::Bypass => &self.all.proxy_misses,
-        };
-        family.with_label_values(&[kind]).inc();
+        let Some(distribution) = self.distribution(kind) else { return };
+        distribution.requests.inc();
+        match result {
+            CacheResult::Hit | CacheResult::Stale | CacheResult::Revalidated => distribution.hits.inc(),
+            CacheResult::Miss | CacheResult::Coalesced | CacheResult::Negative | CacheResult::Bypass => distribution.misses.inc(),
+        }
     }
 
     /// Counts bytes received from upstream.
     pub fn received(&self, kind: CacheKind, bytes: u64) {
-        self.bytes_in.inc_by(bytes);
-        if let Some(kind) = distribution_type(kind) {
-            self.all.proxy_pulled_bytes.with_label_values(&[kind]).inc_by(bytes);
+        self.counters.bytes_in.inc_by(bytes);
+        if let Some(distribution) = self.distribution(kind) {
+            distribution.pulled_bytes.inc_by(bytes);
         }
     }
 
     /// Counts bytes sent to clients.
     pub fn sent(&self, kind: CacheKind, bytes: u64) {
-        self.bytes_out.inc_by(bytes);
-        if let Some(kind) = distribution_type(kind) {
-            self.all.proxy_pushed_bytes.with_label_values(&[kind]).inc_by(bytes);
+        self.counters.bytes_out.inc_by(bytes);
+        if let Some(distribution) = self.distribution(kind) {
+            distribution.pushed_bytes.inc_by(bytes);
+        }
+    }
+
+    fn distribution(&self, kind: CacheKind) -> Option<&DistributionCounters> {
+        let [manifests, blobs] = &self.counters.distribution;
+        match kind {
+            CacheKind::Tag | CacheKind::Manifest => Some(manifests),
+            CacheKind::Blob => Some(blobs),
+            CacheKind::TagsList => None,
         }
     }
 
     /// Counts a request made upstream; `code` 0 is no answer.
     pub fn asked_upstream(&self, method: &str, code: u16, seconds_to_head: f64) {
-        self.all.upstream_requests.with_label_values(&[self.rule.as_str(), method, status_text(code).as_str()]).inc();
-        self.upstream_ttfb.observe(seconds_to_head);
+        with_status(code, |code| self.counters.all.upstream_requests.with_label_values(&[self.rule(), method, code]).inc());
+        self.counters.upstream_ttfb.observe(seconds_to_head);
     }
 
     /// Counts a token request: `issued`, `refused` or `failed`.
     pub fn asked_token(&self, outcome: &'static str) {
-        self.all.token_requests.with_label_values(&[self.rule.as_str(), outcome]).inc();
+        self.counters.all.token_requests.with_label_values(&[self.rule(), outcome]).inc();
     }
 
     /// Shows the circuit: 0 well, 1 suspect, 2 open.
     pub fn circuit(&self, state: i64) {
-        self.circuit_state.set(state);
+        self.counters.circuit_state.set(state);
     }
 
     /// Counts a stale answer; `reason` is one of [`STALE_REASONS`].
     pub fn served_stale(&self, reason: &'static str) {
-        self.all.stale_served.with_label_values(&[self.rule.as_str(), reason]).inc();
+        self.counters.all.stale_served.with_label_values(&[self.rule(), reason]).inc();
     }
 
     /// The metrics that have no rule.
     #[must_use]
     pub fn all(&self) -> &Metrics {
-        &self.all
-    }
-}
-
-/// Distribution's label `type`.
-const fn distribution_type(kind: CacheKind) -> Option<&'static str> {
-    match kind {
-        CacheKind::Tag | CacheKind::Manifest => Some("manifest"),
-        CacheKind::Blob => Some("blob"),
-        CacheKind::TagsList => None,
+        &self.counters.all
     }
 }
 

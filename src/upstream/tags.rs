@@ -29,13 +29,13 @@ impl Upstream {
     /// # Errors
     /// Every [`UpstreamError`]; [`UpstreamError::Lied`] also for more pages or tags than the limits, and
     /// for a next page elsewhere. A part of the list is never returned as the whole.
-    pub async fn list_tags(&self, repository: &RepositoryName) -> Result<Vec<Tag>, UpstreamError> {
+    pub async fn list_tags(&self, repository: &RepositoryName, purpose: Purpose) -> Result<Vec<Tag>, UpstreamError> {
         let limits = &self.endpoint.settings.limits;
         let mut url = self.endpoint.url(&format!("{repository}/tags/list"));
         url.set_query(Some(&format!("n={PAGE_TAGS}")));
         let mut tags = BTreeSet::new();
         for _ in 0..limits.max_tag_pages {
-            let mut admission = self.admit(Purpose::Fetch)?;
+            let mut admission = self.admit(purpose)?;
             let outcome = self.in_time(self.ask_page(repository, &url, &mut admission)).await;
             admission.settle(&outcome);
             let (page, next) = outcome?;

@@ -20,6 +20,8 @@ use headpond::oci::Digest;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Method, Response, StatusCode};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::fake_upstream::FakeUpstream;
 
@@ -53,12 +55,13 @@ impl Headpond {
 
     /// Like [`Headpond::with`], on a store that may hold something, in a world with faults.
     pub(crate) async fn in_directory(fake: &FakeUpstream, rule: &str, top: &str, directory: TempDir, world: World) -> Self {
-        Self::configured(&configuration(&fake.url(), rule, top), fake.clock(), directory, world).await
+        Self::of(fake, &configuration(&fake.url(), rule, top), directory, world).await
     }
 
-    /// A server with this configuration file.
-    pub(crate) async fn configured(text: &str, clock: Clock, directory: TempDir, world: World) -> Self {
+    /// A server of this configuration, with the clock of `fake`.
+    pub(crate) async fn of(fake: &FakeUpstream, text: &str, directory: TempDir, world: World) -> Self {
         let config = Config::parse(text, directory.path()).unwrap();
+        let clock = fake.clock();
         let running = start(config, World { clock: clock.clone(), ..world }).await.unwrap();
         let client = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         Self { running, clock, directory, client }
@@ -95,6 +98,22 @@ impl Headpond {
             request = request.header(HeaderName::try_from(*name).unwrap(), HeaderValue::try_from(*value).unwrap());
         }
         request.send().await.unwrap()
+    }
+
+    /// Takes over another configuration, as SIGHUP does.
+    pub(crate) fn reload(&mut self, text: &str) -> anyhow::Result<Vec<&'static str>> {
+        let config = Config::parse(text, self.directory.path())?;
+        self.running.reload(config)
+    }
+
+    /// Sends these bytes on a connection of their own, and reads until the server closes it.
+    pub(crate) async fn exchange(&self, bytes: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.address()).await.unwrap();
+        // The server may answer, and close, before it has read all.
+        let _ = stream.write_all(bytes).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8_lossy(&answer).into_owned()
     }
 
     /// Path of a blob of `library/x` under the rule `up`.

@@ -1,15 +1,23 @@
 //! Every integration test in one binary, over real sockets.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod architecture;
 mod cli;
 mod config;
+mod documents;
+mod errors;
 mod fake_upstream;
 mod faulty_disk;
 mod faulty_records;
 mod fill;
+mod freshness;
 mod headpond;
+mod manifests;
+mod outage;
 mod pull;
 mod server;
 mod server_tls;
 mod storage;
+mod tags;
+mod tags_list;
 mod upstream;

@@ -12,11 +12,11 @@ use super::bypass::{Bypass, Bypasses};
 use super::{Fill, FillError, Fills, Phase, Progress};
 use crate::cache::Origin;
 use crate::oci::DigestHasher;
-use crate::storage::{ReadNow, read_at, read_now};
+use crate::storage::PieceReader;
 
 /// Reads an interval of a blob on its way in, at its own pace.
 ///
-/// Between two pieces it holds nothing but an offset: slow clients cost no memory and hold nobody
+/// Between two pieces it holds one of them and an offset: slow clients cost little and hold nobody
 /// back. When the blob turns out not to fit the store, it goes on upstream by itself.
 pub struct Follower {
     fill: Arc<Fill>,
@@ -25,6 +25,7 @@ pub struct Follower {
     origin: Arc<Origin>,
     bypasses: Bypasses,
     position: u64,
+    pieces: PieceReader,
     demand: Range<u64>,
     bypass: Option<Box<Bypass>>,
     /// Told to whoever counts the request, because it may happen in mid-body.
@@ -47,7 +48,18 @@ impl Follower {
         fill.add_demand(&demand);
         origin.metrics.all().followers_inflight.inc();
         let progress = fill.progress.subscribe();
-        Self { fill, fills, progress, origin, bypasses, position: demand.start, demand, bypass: None, bypassing: Arc::default() }
+        Self {
+            fill,
+            fills,
+            progress,
+            origin,
+            bypasses,
+            position: demand.start,
+            pieces: PieceReader::default(),
+            demand,
+            bypass: None,
+            bypassing: Arc::default(),
+        }
     }
 
     /// Waits until the first byte can be sent, or it is clear that none will be. Returns the length
@@ -113,10 +125,8 @@ impl Follower {
         }
         let to = progress.readable_to(self.position).min(end);
         match (&progress.phase, &progress.file) {
-            (Phase::Failed(FillError::Upstream(_)), _)
-                if progress.coverage.end() == 0 && self.fill.repository != self.origin.repository =>
-            {
-                // What upstream refused in another repository it may have in this one.
+            (Phase::Failed(FillError::Upstream(_)), _) if progress.coverage.end() == 0 && self.fill.origin != self.origin.key() => {
+                // What upstream refused to another repository it may have for this one.
                 Step::Leave { from: 0, hasher: DigestHasher::new(self.fill.digest.algorithm()), total_bytes: None }
             }
             (Phase::Failed(error), _) => Step::Fail(error.clone()),
@@ -129,10 +139,7 @@ impl Follower {
 
     async fn read(&mut self, file: Arc<File>, to: u64, length: usize) -> Result<Bytes, FillError> {
         let length = usize::try_from(to - self.position).unwrap_or(usize::MAX).min(length);
-        let bytes = match read_now(&file, self.position, length) {
-            ReadNow::Ready(bytes) => bytes,
-            ReadNow::WouldBlock => read_at(file, self.position, length).await.map_err(|error| FillError::Read(error.to_string()))?,
-        };
+        let bytes = self.pieces.read(&file, self.position, length).await.map_err(|error| FillError::Read(error.to_string()))?;
         self.position += bytes.len() as u64;
         Ok(bytes)
     }

@@ -50,10 +50,12 @@ pub(in crate::http) async fn head(
     registry: &Registry,
     target: Authorized<Target>,
     digest: &Digest,
+    headers: &HeaderMap,
     record: &mut RequestRecord,
 ) -> Result<Response<Body>, HttpError> {
     let blob = record.outcome(registry.head_blob(target, digest).await?);
-    Ok(answer(StatusCode::OK, digest, blob.total_bytes, Body::empty()))
+    let status = if is_known(headers, digest) { StatusCode::NOT_MODIFIED } else { StatusCode::OK };
+    Ok(answer(status, digest, blob.total_bytes, Body::empty()))
 }
 
 fn answer(status: StatusCode, digest: &Digest, length_bytes: Option<u64>, body: Body) -> Response<Body> {

@@ -34,7 +34,7 @@ pub(in crate::http) async fn get(
     let part = range.within(total_bytes).map_err(|_| RegistryError::RangeNotSatisfiable { total_bytes })?;
     let interval = usize::try_from(part.first).unwrap_or(usize::MAX)..usize::try_from(part.last + 1).unwrap_or(usize::MAX);
     let body = Body::from(manifest.bytes.slice(interval));
-    let header = ManifestHeader { length_bytes: Some(part.length()), ..header };
+    let header = ManifestHeader { length_bytes: part.length(), ..header };
     let mut response = answer(StatusCode::PARTIAL_CONTENT, &header, reference, record, body);
     response.headers_mut().insert(CONTENT_RANGE, text(&part.content_range(total_bytes)));
     Ok(response)
@@ -67,9 +67,7 @@ fn answer(status: StatusCode, header: &ManifestHeader, reference: &Reference, re
     if status != StatusCode::NOT_MODIFIED {
         headers.insert(CONTENT_TYPE, text(header.media_type.as_str()));
         headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-        if let Some(length_bytes) = header.length_bytes {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(length_bytes));
-        }
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(header.length_bytes));
     }
     response
 }

@@ -1,0 +1,1 @@
+"""The real parts of the suite, one file each: install.sh installs them, here they are started and asked."""
