@@ -52,8 +52,13 @@ impl Cache {
         for blob in &summary.blobs {
             self.remember_link(origin, blob.digest, Some(blob.size_bytes));
         }
-        for (tag, validated_at) in self.memory.head_tags.remove(&key).unwrap_or_default() {
-            self.set_tag(origin, &tag, manifest.digest, validated_at);
+        for tag in self.memory.head_tags.remove(&key).unwrap_or_default() {
+            // Unless the tag was told, or brought in, with another digest since.
+            if let Some((header, told_at)) = self.memory.heads.get(&(origin.key(), tag.clone()))
+                && header.digest == manifest.digest
+            {
+                self.set_tag(origin, &tag, manifest.digest, told_at);
+            }
         }
         let (cache, origin, stored) = (self.clone(), Arc::clone(origin), Arc::clone(&manifest));
         self.tasks.spawn_to_end("record a manifest", async move {

@@ -30,8 +30,8 @@ pub(super) struct Memory {
     pub(super) absent: Moka<(OriginKey, String), UpstreamError>,
     /// Tags that a HEAD has resolved, and when, with their manifests not imported.
     pub(super) heads: Moka<OriginTag, (ManifestHeader, u64)>,
-    /// The other way round: which tags to write once the manifest is imported.
-    pub(super) head_tags: Moka<OriginDigest, Vec<(Tag, u64)>>,
+    /// The other way round: which tags to look up there once the manifest is imported.
+    pub(super) head_tags: Moka<OriginDigest, Vec<Tag>>,
     /// Blobs that a repository may serve.
     pub(super) vouched: Moka<OriginDigest, ()>,
     /// Blobs that a cached manifest refers to: size by the descriptor.

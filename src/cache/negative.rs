@@ -7,9 +7,13 @@ impl Cache {
     /// Remembers that upstream does not have a manifest, tag or list, or does not show it: many
     /// registries say 401 or 403 of what is not there.
     pub(super) fn remember_refusal(&self, origin: &Origin, reference: &impl ToString, error: &UpstreamError) {
-        if matches!(error, UpstreamError::NotFound { .. } | UpstreamError::Denied { .. }) {
-            self.memory.absent.insert((origin.key(), reference.to_string()), error.clone());
-        }
+        let again = |detail: &str| format!("{detail}, a moment ago; it is asked again after limits.negative_ttl");
+        let refusal = match error {
+            UpstreamError::NotFound { detail } => UpstreamError::NotFound { detail: again(detail) },
+            UpstreamError::Denied { status, detail } => UpstreamError::Denied { status: *status, detail: again(detail) },
+            UpstreamError::TooManyRequests { .. } | UpstreamError::Unavailable { .. } | UpstreamError::Lied { .. } => return,
+        };
+        self.memory.absent.insert((origin.key(), reference.to_string()), refusal);
     }
 
     /// Remembers that upstream does not have a blob. That it is not shown is not remembered: a content

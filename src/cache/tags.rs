@@ -136,7 +136,8 @@ impl Cache {
             if let Some(manifest) = self.cached_manifest(origin, &current.value).await {
                 return Ok(current.as_current(manifest.header()));
             }
-            return self.manifest_head_by_digest(origin, &current.value).await;
+            let served = self.manifest_head_by_digest(origin, &current.value).await?;
+            return Ok(Served { stale: current.stale, ..served });
         }
         if let Some(header) = self.head_memo(origin, tag, demand) {
             return Ok(Served::new(header, CacheResult::Hit));
@@ -212,9 +213,9 @@ impl Cache {
         self.memory.heads.insert((origin.key(), tag.clone()), (header.clone(), now));
         self.memory.head_tags.entry((origin.key(), header.digest)).and_upsert_with(|known| {
             let mut tags = known.map(moka::Entry::into_value).unwrap_or_default();
-            tags.retain(|(known, _)| known != tag);
+            tags.retain(|known| known != tag);
             tags.truncate(MAX_TAGS_OF_ONE_DIGEST - 1);
-            tags.insert(0, (tag.clone(), now));
+            tags.insert(0, tag.clone());
             tags
         });
     }

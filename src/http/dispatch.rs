@@ -8,9 +8,10 @@ use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
 use axum::body::Body;
-use axum::http::header::AUTHORIZATION;
+use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, Request, Response};
+use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::delivery::Deliveries;
@@ -82,6 +83,9 @@ impl EdgeParts {
             error_response(&error)
         });
         response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+        if parts.method == Method::HEAD {
+            take_body(&mut response);
+        }
         record.follow(response)
     }
 
@@ -151,6 +155,14 @@ impl EdgeParts {
         self.metrics.authenticated(if principal.is_anonymous() { "anonymous" } else { "accepted" });
         record.principal(&principal);
         Ok(principal)
+    }
+}
+
+/// Takes the body off the answer to a HEAD, and leaves its length: over HTTP/2 hyper would send it.
+fn take_body(response: &mut Response<Body>) {
+    let body = std::mem::take(response.body_mut());
+    if let Some(length) = body.size_hint().exact().filter(|length| *length > 0) {
+        response.headers_mut().entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
     }
 }
 

@@ -104,7 +104,9 @@ impl ErrorKind {
             | HttpError::Forbidden(Forbidden::NeedsUser { .. } | Forbidden::RefreshNeedsUser) => Self::Unauthorized,
             HttpError::Forbidden(Forbidden::Excluded { .. }) => Self::Denied,
             HttpError::Resolve(ResolveError::TooLong) => Self::NameInvalid,
-            HttpError::Resolve(ResolveError::UnknownHost { .. } | ResolveError::OutsideUpstreamPrefix { .. }) => Self::NameUnknown,
+            HttpError::Resolve(
+                ResolveError::UnknownHost { .. } | ResolveError::OutsideUpstreamPrefix { .. } | ResolveError::Shadowed { .. },
+            ) => Self::NameUnknown,
             HttpError::Registry(error) => Self::of_registry(error),
             HttpError::PageSize => Self::PageSizeInvalid,
         }

@@ -36,6 +36,14 @@ pub enum ResolveError {
         /// The rule's `upstream_prefix`.
         upstream_prefix: String,
     },
+    /// Under its canonical name it would be taken for a repository of another rule.
+    #[error("{name} is a name of the rule {prefix}, which has another upstream")]
+    Shadowed {
+        /// The canonical name.
+        name: String,
+        /// Prefix of the other rule.
+        prefix: String,
+    },
     /// With what the rule adds the name is longer than a name may be.
     #[error("with its prefix the name is longer than {max} characters", max = RepositoryName::MAX_BYTES)]
     TooLong,
@@ -68,7 +76,7 @@ impl RuleTable {
     pub fn resolve(&self, name: &RepositoryName, ns: Option<&str>) -> Result<Target, ResolveError> {
         let Some(ns) = ns else {
             return match self.by_prefix(name) {
-                Some((rule, rest)) => pull_through(rule, rest),
+                Some((rule, rest)) => self.pull_through(rule, rest),
                 None => Ok(Target::Hosted { repository: name.clone() }),
             };
         };
@@ -77,11 +85,23 @@ impl RuleTable {
             && rule.prefix != Prefix::Root
             && answers_to(rule, &host)
         {
-            return pull_through(rule, rest);
+            return self.pull_through(rule, rest);
         }
         let unknown = || ResolveError::UnknownHost { host: ns.chars().take(MAX_SHOWN_HOST).collect() };
         let (rule, rest) = self.by_host(&host, name, ns).ok_or_else(unknown)??;
-        pull_through(rule, rest)
+        self.pull_through(rule, rest)
+    }
+
+    /// The target of `rest`, the name without the rule's prefix. Its canonical name must lead back to
+    /// the rule: two upstreams behind one name would overwrite each other's records.
+    fn pull_through(&self, rule: &Arc<Rule>, rest: &str) -> Result<Target, ResolveError> {
+        let target = canonical(rule, rest)?;
+        match self.by_prefix(&target.repository) {
+            Some((other, _)) if !Arc::ptr_eq(other, rule) => {
+                Err(ResolveError::Shadowed { name: target.repository.to_string(), prefix: other.prefix.as_str().to_owned() })
+            }
+            Some(_) | None => Ok(Target::PullThrough(target)),
+        }
     }
 
     /// The rule with the longest matching prefix, and the name behind it.
@@ -137,8 +157,8 @@ fn below_upstream_prefix<'a>(rule: &Rule, name: &'a RepositoryName, ns: &str) ->
     rest.ok_or_else(|| ResolveError::OutsideUpstreamPrefix { host: ns.to_owned(), upstream_prefix: prefix.to_owned() })
 }
 
-/// The target of `rest`, the name without the rule's prefix.
-fn pull_through(rule: &Arc<Rule>, rest: &str) -> Result<Target, ResolveError> {
+/// The names, here and there, of `rest`, the name without the rule's prefix.
+fn canonical(rule: &Arc<Rule>, rest: &str) -> Result<PullThrough, ResolveError> {
     let joined = |prefix: &Prefix, rest: &str| {
         let text = prefix_name(prefix).map_or_else(|| rest.to_owned(), |prefix| format!("{prefix}/{rest}"));
         RepositoryName::parse(&text).map_err(|_| ResolveError::TooLong)
@@ -148,10 +168,10 @@ fn pull_through(rule: &Arc<Rule>, rest: &str) -> Result<Target, ResolveError> {
     if is_official {
         let rest = format!("{OFFICIAL}/{rest}");
         let (repository, remote) = (joined(&rule.prefix, &rest)?, joined(&rule.upstream_prefix, &rest)?);
-        return Ok(Target::PullThrough(PullThrough { rule: Arc::clone(rule), repository, remote }));
+        return Ok(PullThrough { rule: Arc::clone(rule), repository, remote });
     }
     let repository = joined(&rule.prefix, rest)?;
-    Ok(Target::PullThrough(PullThrough { rule: Arc::clone(rule), repository, remote }))
+    Ok(PullThrough { rule: Arc::clone(rule), repository, remote })
 }
 
 #[cfg(test)]
@@ -224,7 +244,22 @@ mod tests {
         let table = RuleTable::new(rules);
         assert_eq!(resolved(&table, "some/thing", None), "some/thing <- some/thing");
         assert_eq!(resolved(&table, "quay/a", None), "quay/a <- a");
-        assert_eq!(resolved(&table, "quay/a", Some("root.io")), "quay/a <- quay/a");
+    }
+
+    #[test]
+    fn name_that_would_be_taken_for_one_of_another_rule_is_refused() {
+        let mut rules = vec![rule("ROOT", "root.io"), rule("docker-hub/library", "official.io")];
+        rules.extend(table().rules.iter().map(|rule| Rule::clone(rule)));
+        let table = RuleTable::new(rules);
+        for (name, ns, prefix) in [
+            ("quay/a", Some("root.io"), "quay"),
+            ("special/b", Some("quay.io"), "quay/special"),
+            ("docker-hub/nginx", None, "docker-hub/library"),
+            ("nginx", Some("docker.io"), "docker-hub/library"),
+        ] {
+            let refused = resolved(&table, name, ns);
+            assert!(refused.contains(&format!("is a name of the rule {prefix}, which has another upstream")), "{refused}");
+        }
     }
 
     #[test]

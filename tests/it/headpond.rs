@@ -55,13 +55,17 @@ impl Headpond {
 
     /// Like [`Headpond::with`], on a store that may hold something, in a world with faults.
     pub(crate) async fn in_directory(fake: &FakeUpstream, rule: &str, top: &str, directory: TempDir, world: World) -> Self {
-        Self::of(fake, &configuration(&fake.url(), rule, top), directory, world).await
+        Self::configured(&configuration(&fake.url(), rule, top), fake.clock(), directory, world).await
     }
 
     /// A server of this configuration, with the clock of `fake`.
     pub(crate) async fn of(fake: &FakeUpstream, text: &str, directory: TempDir, world: World) -> Self {
+        Self::configured(text, fake.clock(), directory, world).await
+    }
+
+    /// A server with this configuration file.
+    pub(crate) async fn configured(text: &str, clock: Clock, directory: TempDir, world: World) -> Self {
         let config = Config::parse(text, directory.path()).unwrap();
-        let clock = fake.clock();
         let running = start(config, World { clock: clock.clone(), ..world }).await.unwrap();
         let client = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         Self { running, clock, directory, client }
@@ -142,6 +146,14 @@ impl Headpond {
     /// Waits until no fill is under way: everything fetched is committed, or given up.
     pub(crate) async fn wait_for_fills(&self) {
         self.wait_for_metric("headpond_fills_inflight", 0).await;
+    }
+
+    /// Waits until it is recorded what a repository is: that is written behind the first answer.
+    pub(crate) async fn wait_for_repository(&self, name: &str) {
+        let record = self.directory.path().join("headpond-data/repositories").join(name.replace('/', "!"));
+        while !record.exists() {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// The digests of all committed blobs.

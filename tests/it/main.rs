@@ -1,7 +1,9 @@
 //! Every integration test in one binary, over real sockets.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::string_slice)]
 
 mod architecture;
+mod auth;
+mod bad_input;
 mod cli;
 mod config;
 mod documents;
@@ -12,9 +14,12 @@ mod faulty_records;
 mod fill;
 mod freshness;
 mod headpond;
+mod http;
 mod manifests;
+mod names;
 mod outage;
 mod pull;
+mod reload;
 mod server;
 mod server_tls;
 mod storage;

@@ -55,6 +55,7 @@ async fn hundred_clients_of_a_missing_tag_cost_one_request() {
     assert_eq!(fake.journal().len(), 1);
     let remembered = server.get(TAG).await;
     assert!(remembered.message().contains("manifest unknown"), "what upstream said is told again: {}", remembered.message());
+    assert!(remembered.message().contains("a moment ago"), "{}", remembered.message());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -201,6 +202,18 @@ async fn digest_told_by_a_head_and_deleted_since_is_not_insisted_on() {
     fake.remove("library/x", &old.digest.to_string());
     assert_eq!(server.get(TAG).await.digest(), new.digest);
     assert_eq!(server.head(TAG).await.header("docker-content-digest"), new.digest.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn digest_told_by_a_head_does_not_turn_a_tag_back_that_has_moved_since() {
+    let fake = FakeUpstream::start().await;
+    let old = fake.put_image("library/x", "1", &[]);
+    let server = Headpond::before(&fake).await;
+    server.head(TAG).await;
+    let new = fake.put_image("library/x", "1", &["new".into()]);
+    assert_eq!(server.ask(reqwest::Method::GET, TAG, &[("cache-control", "no-cache")]).await.digest(), new.digest);
+    assert_eq!(server.get(&format!("/v2/up/library/x/manifests/{}", old.digest)).await.digest(), old.digest);
+    assert_eq!(server.get(TAG).await.digest(), new.digest);
 }
 
 #[tokio::test(flavor = "multi_thread")]
