@@ -150,11 +150,9 @@ impl Cache {
             Standing::Unknown => None,
         };
         let Some(range) = range else { return Ok(Placed { range: None, length_bytes: known_bytes, standing }) };
-        // Somebody may have asked since: looked up right before a request of our own, so that it is not made.
-        let (length_bytes, standing) = match (known_bytes, self.just_vouched(origin, digest)) {
-            (Some(bytes), _) => (Some(bytes), standing),
-            (None, Some(length_bytes)) => (length_bytes, Standing::Vouched),
-            (None, None) => (self.ask_for_word(origin, digest).await?.0, Standing::Vouched),
+        let (length_bytes, standing) = match known_bytes {
+            Some(bytes) => (Some(bytes), standing),
+            None => (self.ask_for_word(origin, digest).await?.0, Standing::Vouched),
         };
         // A length nobody knows: the whole blob is sent, as RFC 9110 allows.
         let Some(total_bytes) = length_bytes else { return Ok(Placed { range: None, length_bytes, standing }) };

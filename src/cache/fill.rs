@@ -28,7 +28,8 @@ use thiserror::Error;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::oci::{Digest, DigestHasher, RepositoryName};
+use crate::cache::origin::OriginKey;
+use crate::oci::{Digest, DigestHasher};
 use crate::storage::StorageError;
 use crate::upstream::UpstreamError;
 
@@ -119,8 +120,8 @@ impl Progress {
 /// What a transfer and its followers share.
 pub struct Fill {
     digest: Digest,
-    /// Through which it comes; what upstream refuses there it may have elsewhere.
-    repository: RepositoryName,
+    /// Through whom it comes; what upstream refuses there it may have elsewhere.
+    origin: OriginKey,
     /// Length by the manifest that refers to it, if one is cached.
     expected_bytes: Option<u64>,
     progress: watch::Sender<Progress>,
@@ -133,11 +134,11 @@ pub struct Fill {
 }
 
 impl Fill {
-    pub(crate) fn new(digest: Digest, repository: RepositoryName, expected_bytes: Option<u64>) -> Self {
+    fn new(digest: Digest, origin: OriginKey, expected_bytes: Option<u64>) -> Self {
         let progress = Progress { phase: Phase::Opening, total_bytes: None, coverage: Coverage::default(), file: None };
         Self {
             digest,
-            repository,
+            origin,
             expected_bytes,
             progress: watch::Sender::new(progress),
             demands: Mutex::default(),

@@ -40,14 +40,6 @@ impl Cache {
         Standing::Linked { size_bytes }
     }
 
-    /// The length of a blob whose vouching is in memory.
-    pub(super) fn just_vouched(&self, origin: &Origin, digest: &Digest) -> Option<Option<u64>> {
-        let key = (origin.repository.clone(), *digest);
-        self.memory.vouched.get(&key).filter(|source| **source == *origin.source)?;
-        let (source, size_bytes) = self.memory.links.get(&key)?;
-        (*source == *origin.source).then_some(size_bytes)
-    }
-
     /// The repository's link to a blob, made through the same source: the size it states.
     pub(super) async fn link(&self, origin: &Origin, digest: &Digest) -> Option<Option<u64>> {
         let key = (origin.key(), *digest);

@@ -114,7 +114,7 @@ impl Fills {
         if let Ok(Some(blob)) = self.blobs.open(&digest) {
             return if standing == Standing::Vouched { Start::Here(blob) } else { Start::NotYours };
         }
-        let fill = Arc::new(Fill::new(digest, origin.repository.clone(), expected_bytes));
+        let fill = Arc::new(Fill::new(digest, origin.key(), expected_bytes));
         let follower = self.follow(Arc::clone(&fill), origin, demand);
         let count = running.values().filter(|running| !running.fill.is_given_up()).count();
         if count >= self.limits.max_fills && !drop_oldest_unfollowed(&running) {

@@ -12,7 +12,7 @@ use crate::headpond::{Headpond, configuration};
 /// A server with two rules, `up` and `other`, and two upstreams.
 async fn server_before(up: &FakeUpstream, other: &FakeUpstream, directory: TempDir) -> Headpond {
     let text = format!("{}  - prefix: other\n    upstream: {}\n", configuration(&up.url(), "", ""), other.url());
-    Headpond::configured(&text, up.clock(), directory, World::default()).await
+    Headpond::of(up, &text, directory, World::default()).await
 }
 
 async fn two_upstreams() -> (FakeUpstream, FakeUpstream, Headpond) {
