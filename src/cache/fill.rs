@@ -182,7 +182,17 @@ impl Fill {
     /// There are too many fills: followers are streamed the blob past the store.
     fn refuse(&self, max_fills: usize) {
         tracing::warn!(digest = %self.digest, max_fills, "blob was not kept: limits.max_fills are under way, and all are followed");
+        self.stream_past_the_store();
+    }
+
+    /// Followers are streamed the blob past the store, from its first byte.
+    fn stream_past_the_store(&self) {
         self.set_phase(Phase::Unkept { from: 0, hasher: DigestHasher::new(self.digest.algorithm()) });
+    }
+
+    /// Whether the store could not hold it.
+    fn is_unkept(&self) -> bool {
+        matches!(self.progress.borrow().phase, Phase::Unkept { .. })
     }
 
     /// Nothing will come any more: tells the followers, unless they know.

@@ -69,7 +69,7 @@ pub const TABLE: [(ErrorKind, u16, ErrorCode, &str); 18] = [
     (ErrorKind::DigestInvalid, 400, ErrorCode::DigestInvalid, "the digest does not follow the grammar"),
     (ErrorKind::PageSizeInvalid, 400, ErrorCode::PaginationNumberInvalid, "`n` of tags/list is not a number"),
     (ErrorKind::Unauthorized, 401, ErrorCode::Unauthorized, "login needed, or the login is wrong; `WWW-Authenticate` says how"),
-    (ErrorKind::Denied, 403, ErrorCode::Denied, "the rule does not allow the name, or the address may not pull"),
+    (ErrorKind::Denied, 403, ErrorCode::Denied, "the rule does not allow the name"),
     (ErrorKind::NameUnknown, 404, ErrorCode::NameUnknown, "no rule matches, and no repository has that name"),
     (ErrorKind::ManifestUnknown, 404, ErrorCode::ManifestUnknown, "upstream does not have the manifest, or does not show it"),
     (ErrorKind::BlobUnknown, 404, ErrorCode::BlobUnknown, "upstream does not have the blob, or does not show it"),

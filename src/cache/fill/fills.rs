@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
+use moka::sync::Cache as Moka;
 
 use super::bypass::Bypasses;
 use super::transfer::Transfer;
@@ -60,10 +62,17 @@ struct Running {
 pub struct Fills {
     running: Arc<Mutex<HashMap<Digest, Running>>>,
     blobs: BlobFiles,
+    /// Blobs that could not be kept a moment ago: the store is not tried again for each client.
+    not_kept: Moka<Digest, ()>,
     bypasses: Bypasses,
     limits: FillLimits,
     tasks: Tasks,
 }
+
+/// How long a blob that could not be kept is streamed past the store without another try.
+const NOT_KEPT_FOR: Duration = Duration::from_secs(10);
+/// So many such blobs are remembered.
+const MAX_NOT_KEPT: u64 = 1_000;
 
 impl Running {
     /// Whether `origin` may read what comes: its right is proven, or the answer of the very same
@@ -83,7 +92,8 @@ impl Fills {
     #[must_use]
     pub fn new(blobs: BlobFiles, limits: FillLimits, tasks: Tasks) -> Self {
         let bypasses = Bypasses::new(&limits);
-        Self { running: Arc::default(), blobs, bypasses, limits, tasks }
+        let not_kept = Moka::builder().max_capacity(MAX_NOT_KEPT).time_to_live(NOT_KEPT_FOR).build();
+        Self { running: Arc::default(), blobs, not_kept, bypasses, limits, tasks }
     }
 
     /// Follows the fill of `digest`, beginning it unless it is under way. `committed` runs once the
@@ -116,6 +126,10 @@ impl Fills {
         }
         let fill = Arc::new(Fill::new(digest, origin.key(), expected_bytes));
         let follower = self.follow(Arc::clone(&fill), origin, demand);
+        if self.not_kept.contains_key(&digest) {
+            fill.stream_past_the_store();
+            return Start::Began(follower);
+        }
         let count = running.values().filter(|running| !running.fill.is_given_up()).count();
         if count >= self.limits.max_fills && !drop_oldest_unfollowed(&running) {
             drop(running);
@@ -131,10 +145,12 @@ impl Fills {
     }
 
     fn spawn(&self, transfer: Transfer, arrival: Arrival, committed: Committed) {
-        let blobs = self.blobs.clone();
+        let (blobs, not_kept) = (self.blobs.clone(), self.not_kept.clone());
         self.tasks.spawn("fill", async move {
-            if let Some(length_bytes) = transfer.run(blobs).await {
-                committed(length_bytes).await;
+            match transfer.run(blobs).await {
+                Some(length_bytes) => committed(length_bytes).await,
+                None if arrival.fill.is_unkept() => not_kept.insert(*arrival.fill.digest(), ()),
+                None => {}
             }
             drop(arrival);
         });

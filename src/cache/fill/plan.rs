@@ -10,7 +10,10 @@ use std::ops::Range;
 use super::coverage::Coverage;
 
 /// A connection this close in front of a byte will bring it soon enough.
-const REACH_BYTES: u64 = 4 * 1024 * 1024;
+const REACH_BYTES: u64 = 8 * 1024 * 1024;
+/// Most that is asked for at once to meet a range. What a connection is asked for it brings, so that
+/// nothing is left in its buffers when the next range wants another place.
+const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Names a connection within one fill.
 pub type ConnectionId = u32;
@@ -94,7 +97,11 @@ impl Plan {
             return None;
         }
         let total = self.total_bytes.unwrap_or(u64::MAX);
-        let wanted = demands.iter().find_map(|demand| self.unmet(coverage, demand.start..demand.end.min(total)));
+        let wanted = demands.iter().find_map(|demand| {
+            let unmet = self.unmet(coverage, demand.start..demand.end.min(total))?;
+            let most = if demand.end == u64::MAX { u64::MAX } else { unmet.start + SEGMENT_BYTES };
+            Some(unmet.start..unmet.end.min(most))
+        });
         let background = || coverage.first_gap(0..total).filter(|_| self.connections.is_empty());
         let range = wanted.or_else(background)?;
         Some(self.assign(range))
