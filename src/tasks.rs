@@ -27,17 +27,12 @@ impl Tasks {
                 () = task => {}
             }
         };
-        self.tracker.spawn(run.instrument(tracing::Span::current()));
+        self.tracker.spawn(run.instrument(tracing::debug_span!("task", name)));
     }
 
     /// Spawns a short task that shutdown lets end: it writes what has been promised.
     pub fn spawn_to_end(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         self.tracker.spawn(task.instrument(tracing::debug_span!("task", name)));
-    }
-
-    /// Resolves when shutdown cancels the tasks.
-    pub async fn cancelled(&self) {
-        self.cancelled.cancelled().await;
     }
 
     /// Cancels all tasks and waits for them, at most `deadline`. True if all ended.

@@ -95,8 +95,7 @@ fn check_rule(target: &PullThrough, is_anonymous: bool) -> Result<(), Forbidden>
 
 /// Whether what a rule fetches is only for users: else one credential would publish every private
 /// image that it can see.
-#[must_use]
-pub const fn needs_user(rule: &Rule) -> bool {
+const fn needs_user(rule: &Rule) -> bool {
     rule.credentials.is_some() && !rule.anonymous
 }
 

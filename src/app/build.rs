@@ -7,7 +7,6 @@ use anyhow::Context;
 use secrecy::SecretString;
 
 use super::{Config, Limits};
-use crate::access::authorize::needs_user;
 use crate::access::{Authenticator, Authorizer};
 use crate::cache::{CacheLimits, FillLimits, RuleOrigin};
 use crate::clock::Clock;
@@ -48,7 +47,8 @@ impl Endpoints {
                 source: upstream.source().as_str().into(),
                 upstream: Some(upstream),
                 freshness: rule.freshness.clone(),
-                needs_user: needs_user(rule),
+                // Not `anonymous: true`: what outlives its rule must not outlive what the rule said of it.
+                needs_user: rule.credentials.is_some(),
                 metrics: rule_metrics,
             };
             origins.insert(rule.prefix.clone(), Arc::new(origin));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::fill::{Committed, FillError, Start};
+use super::fill::{FillError, Start, Verified};
 use super::vouch::Standing;
 use super::{Cache, CacheError, Follower, Origin, fetched};
 use crate::oci::{ByteRange, Digest, RangeRequest};
@@ -116,8 +116,8 @@ impl Cache {
         self.refuse_again(origin, digest)?;
         let Placed { range: placed, length_bytes: expected_bytes, standing } = self.place(origin, digest, standing, range).await?;
         let demand = placed.map_or(0..u64::MAX, ByteRange::half_open);
-        let committed = self.vouch_when_committed(origin, digest);
-        let (mut follower, began) = match self.fills.start(origin, *digest, demand, expected_bytes, standing, committed) {
+        let verified = self.vouch_when_verified(origin, digest);
+        let (mut follower, began) = match self.fills.start(origin, *digest, demand, expected_bytes, standing, verified) {
             Start::Here(blob) => return file_answer(blob, range).map(Some),
             Start::NotYours => return Ok(None),
             Start::Began(follower) => (follower, true),
@@ -161,7 +161,7 @@ impl Cache {
     }
 
     /// Bytes that a repository's own upstream sent are its upstream's word.
-    fn vouch_when_committed(&self, origin: &Arc<Origin>, digest: &Digest) -> Committed {
+    fn vouch_when_verified(&self, origin: &Arc<Origin>, digest: &Digest) -> Verified {
         let (cache, origin, digest) = (self.clone(), Arc::clone(origin), *digest);
         Box::new(move |length_bytes| Box::pin(async move { cache.vouch(&origin, digest, Some(length_bytes)).await }))
     }

@@ -14,7 +14,7 @@ mod writer;
 
 pub use bypass::Bypass;
 pub use coverage::Coverage;
-pub use fills::{Committed, FillLimits, Fills, Start};
+pub use fills::{FillLimits, Fills, Start, Verified};
 pub use follower::Follower;
 pub use plan::{Assignment, ConnectionId, Finished, Plan};
 
@@ -188,11 +188,6 @@ impl Fill {
     /// Followers are streamed the blob past the store, from its first byte.
     fn stream_past_the_store(&self) {
         self.set_phase(Phase::Unkept { from: 0, hasher: DigestHasher::new(self.digest.algorithm()) });
-    }
-
-    /// Whether the store could not hold it.
-    fn is_unkept(&self) -> bool {
-        matches!(self.progress.borrow().phase, Phase::Unkept { .. })
     }
 
     /// Nothing will come any more: tells the followers, unless they know.

@@ -96,7 +96,8 @@ impl Cache {
         let mut hasher = DefaultHasher::new();
         (&origin.repository, tag, entry.validated_at).hash(&mut hasher);
         let jitter = hasher.finish() % (window / JITTER_PARTS).max(1);
-        self.now_seconds().saturating_sub(entry.validated_at) < window - jitter.min(window)
+        // A validation in the future was made before the clock was set back: it counts for nothing.
+        self.now_seconds().checked_sub(entry.validated_at).is_some_and(|age| age < window - jitter.min(window))
     }
 
     /// Has a tag confirmed, or serves it as it is cached.
@@ -111,6 +112,9 @@ impl Cache {
         let waits = demand == Demand::Now || self.is_too_stale(origin, &entry);
         if !waits && origin.reach()?.circuit_state() != CircuitState::Well && self.revalidations.is_under_way(&key) {
             return self.stale(origin, &entry, StaleReason::Slow);
+        }
+        if !waits && let Some(refusal) = origin.reach()?.held_off(Purpose::Revalidate) {
+            return self.stale(origin, &entry, StaleReason::of(&refusal));
         }
         let (cache, asking, asked, known) = (self.clone(), Arc::clone(origin), tag.clone(), entry.clone());
         let (_, landing) = self.revalidations.join(key, || async move { cache.ask_upstream(&asking, &asked, known, demand).await });

@@ -19,8 +19,8 @@ use crate::upstream::UpstreamError;
 const MAX_ENTRIES: u64 = 100_000;
 /// References that upstream refused. Fewer: anybody can ask for any, and each holds upstream's words.
 const MAX_REFUSALS: u64 = 10_000;
-/// Lists of tags.
-const MAX_TAG_LISTS: u64 = 1_000;
+/// Tags in all the lists that are remembered.
+const MAX_LISTED_TAGS: u64 = 500_000;
 
 /// The maps.
 pub(super) struct Memory {
@@ -57,9 +57,13 @@ impl Memory {
             head_tags: Moka::new(MAX_ENTRIES),
             vouched: Moka::new(MAX_ENTRIES),
             links: Moka::new(MAX_ENTRIES),
-            tag_lists: Moka::builder().max_capacity(MAX_TAG_LISTS).time_to_live(limits.tags_list_ttl).build(),
-            old_tag_lists: Moka::new(MAX_TAG_LISTS),
+            tag_lists: Moka::builder().max_capacity(MAX_LISTED_TAGS).weigher(listed_tags).time_to_live(limits.tags_list_ttl).build(),
+            old_tag_lists: Moka::builder().max_capacity(MAX_LISTED_TAGS).weigher(listed_tags).build(),
             repositories: Moka::new(MAX_ENTRIES),
         }
     }
+}
+
+fn listed_tags(_: &OriginKey, tags: &Arc<Vec<Tag>>) -> u32 {
+    u32::try_from(tags.len() + 1).unwrap_or(u32::MAX)
 }

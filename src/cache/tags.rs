@@ -136,8 +136,11 @@ impl Cache {
             if let Some(manifest) = self.cached_manifest(origin, &current.value).await {
                 return Ok(current.as_current(manifest.header()));
             }
-            let served = self.manifest_head_by_digest(origin, &current.value).await?;
-            return Ok(Served { stale: current.stale, ..served });
+            match self.manifest_head_by_digest(origin, &current.value).await {
+                // The tag has moved, and what it pointed to is gone: asked for by name below.
+                Err(CacheError::Upstream(UpstreamError::NotFound { .. }) | CacheError::Negative(UpstreamError::NotFound { .. })) => {}
+                served => return served.map(|served| Served { stale: current.stale, ..served }),
+            }
         }
         if let Some(header) = self.head_memo(origin, tag, demand) {
             return Ok(Served::new(header, CacheResult::Hit));
@@ -189,7 +192,7 @@ impl Cache {
     /// What a HEAD told within the window.
     fn head_memo(&self, origin: &Origin, tag: &Tag, demand: Demand) -> Option<ManifestHeader> {
         let (header, at) = self.memory.heads.get(&(origin.key(), tag.clone()))?;
-        let age = self.now_seconds().saturating_sub(at);
+        let age = self.now_seconds().checked_sub(at)?;
         (demand == Demand::AsConfigured && age < origin.freshness.window(tag.as_str()).as_secs()).then_some(header)
     }
 

@@ -166,7 +166,7 @@ fn take_body(response: &mut Response<Body>) {
     }
 }
 
-/// An address that no list of networks holds.
+/// For requests that came through no listener of ours.
 const UNKNOWN_CLIENT: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
 
 impl tower::Service<Request<Incoming>> for Edge {

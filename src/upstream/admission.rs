@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::circuit::{CircuitState, Failure, Machine, Purpose, Ticket};
+use super::circuit::{CircuitState, Failure, Machine, Purpose, Refusal, Ticket};
 use super::{Unavailability, UpstreamError, UpstreamLimits};
 use crate::clock::Clock;
 use crate::telemetry::metrics::RuleMetrics;
@@ -42,16 +42,23 @@ impl Circuit {
         let admitted = self.changing(|machine| machine.admit(purpose, now));
         match admitted {
             Ok(ticket) => Ok(Admission { circuit: Arc::clone(self), ticket: Some(ticket) }),
-            Err(refusal) if refusal.too_many_requests => Err(UpstreamError::TooManyRequests {
-                retry_after: Some(refusal.retry_after),
-                detail: format!("{} said so lately and is left alone", self.name),
-            }),
-            Err(refusal) => Err(UpstreamError::Unavailable {
-                kind: Unavailability::CircuitOpen,
-                retry_after: Some(refusal.retry_after),
-                detail: format!("{} failed lately and is left alone", self.name),
-            }),
+            Err(refusal) => Err(self.refused(refusal)),
         }
+    }
+
+    /// What a request would be refused with now.
+    pub(super) fn refusal(&self, purpose: Purpose) -> Option<UpstreamError> {
+        let refusal = self.machine().refusal(purpose, self.clock.now())?;
+        Some(self.refused(refusal))
+    }
+
+    fn refused(&self, refusal: Refusal) -> UpstreamError {
+        let retry_after = Some(refusal.retry_after);
+        if refusal.too_many_requests {
+            return UpstreamError::TooManyRequests { retry_after, detail: format!("{} said so lately and is left alone", self.name) };
+        }
+        let detail = format!("{} failed lately and is left alone", self.name);
+        UpstreamError::Unavailable { kind: Unavailability::CircuitOpen, retry_after, detail }
     }
 
     pub(super) fn slowed(&self) {

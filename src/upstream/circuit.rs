@@ -131,18 +131,27 @@ impl Machine {
 
     /// Lets a request through, or says when to come again.
     pub(super) fn admit(&mut self, purpose: Purpose, now: SystemTime) -> Result<Ticket, Refusal> {
-        let is_probe = match (self.state(), purpose) {
-            (CircuitState::Well, _) | (CircuitState::Suspect, Purpose::Fetch) => false,
-            (CircuitState::Suspect, Purpose::Revalidate) | (CircuitState::Open, _) => {
-                self.may_probe(now)?;
-                self.is_probing = true;
-                true
-            }
-        };
+        if let Some(refusal) = self.refusal(purpose, now) {
+            return Err(refusal);
+        }
+        let is_probe = self.lets_only_probes(purpose);
+        self.is_probing |= is_probe;
         if purpose == Purpose::Revalidate {
             self.revalidating += 1;
         }
         Ok(Ticket { epoch: self.epoch, purpose, is_probe })
+    }
+
+    /// Why a request would not be let through now.
+    pub(super) fn refusal(&self, purpose: Purpose, now: SystemTime) -> Option<Refusal> {
+        if self.lets_only_probes(purpose) { self.may_probe(now).err() } else { None }
+    }
+
+    fn lets_only_probes(&self, purpose: Purpose) -> bool {
+        match (self.state(), purpose) {
+            (CircuitState::Well, _) | (CircuitState::Suspect, Purpose::Fetch) => false,
+            (CircuitState::Suspect, Purpose::Revalidate) | (CircuitState::Open, _) => true,
+        }
     }
 
     fn may_probe(&self, now: SystemTime) -> Result<(), Refusal> {

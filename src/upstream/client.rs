@@ -43,6 +43,13 @@ impl Upstream {
         self.endpoint.circuit.state()
     }
 
+    /// What a request for `purpose` would be refused with now, without asking; `None` if it would be
+    /// made.
+    #[must_use]
+    pub fn held_off(&self, purpose: Purpose) -> Option<UpstreamError> {
+        self.endpoint.circuit.refusal(purpose)
+    }
+
     /// A revalidation takes longer than the cache waits for it: until it is answered, others are
     /// refused at once.
     pub fn mark_slow(&self) {

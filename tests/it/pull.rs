@@ -1,5 +1,9 @@
 //! The main job: an image pulled through, cached, and pulled again.
 
+use std::os::unix::fs::MetadataExt;
+
+use headpond::app::World;
+use headpond::oci::{Digest, MediaType};
 use reqwest::StatusCode;
 
 use crate::fake_upstream::{FakeUpstream, pseudo_random};
@@ -39,4 +43,45 @@ async fn what_was_pulled_is_served_after_a_restart_without_the_upstream() {
     let server = Headpond::in_directory(&fake, "", "", directory, headpond::app::World::default()).await;
     assert_eq!(server.get("/v2/up/library/x/manifests/1").await.digest(), image.digest);
     assert_eq!(server.get(&Headpond::blob(&image.layers[0])).await.digest(), image.layers[0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_lies_about_a_size_reserves_nothing_for_good() {
+    let fake = FakeUpstream::start().await;
+    let blob = fake.put_blob("tiny");
+    let size = 64u64 << 20;
+    let manifest = format!(r#"{{"schemaVersion":2,"config":{{"mediaType":"a/b","digest":"{blob}","size":{size}}},"layers":[]}}"#);
+    fake.put_manifest("library/x", "1", manifest, MediaType::OCI_MANIFEST);
+    let server = Headpond::before(&fake).await;
+    server.get("/v2/up/library/x/manifests/1").await;
+    assert_eq!(server.get(&Headpond::blob(&blob)).await.bytes(), "tiny");
+    server.wait_for_fills().await;
+    assert!(stored(&server, &blob).blocks() * 512 < 1 << 20, "blocks past the end are never freed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_manifest_is_fetched_once_and_mended() {
+    let fake = FakeUpstream::start().await;
+    let image = fake.put_image("library/x", "1", &[]);
+    let server = Headpond::before(&fake).await;
+    server.get("/v2/up/library/x/manifests/1").await;
+    let mut directory = server.stop().await;
+    let file = blob_file(directory.path(), &image.digest);
+    std::fs::write(&file, vec![b' '; image.manifest.len()]).unwrap();
+    for fetched in [2, 2] {
+        let server = Headpond::in_directory(&fake, "", "", directory, World::default()).await;
+        assert_eq!(server.get("/v2/up/library/x/manifests/1").await.digest(), image.digest);
+        assert_eq!(fake.manifest_gets(), fetched);
+        directory = server.stop().await;
+    }
+    assert_eq!(std::fs::read(&file).unwrap(), image.manifest);
+}
+
+fn blob_file(directory: &std::path::Path, digest: &Digest) -> std::path::PathBuf {
+    let hex = digest.hex();
+    directory.join("headpond-data/blobs/sha256").join(hex.get(..2).unwrap()).join(&hex)
+}
+
+fn stored(server: &Headpond, digest: &Digest) -> std::fs::Metadata {
+    std::fs::metadata(blob_file(server.directory.path(), digest)).unwrap()
 }

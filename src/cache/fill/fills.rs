@@ -16,6 +16,7 @@ use crate::cache::vouch::Standing;
 use crate::oci::Digest;
 use crate::storage::{BlobFiles, OpenBlob};
 use crate::tasks::Tasks;
+use crate::telemetry::metrics::FillResult;
 
 /// Limits of fills; the configuration's `limits` name and default them.
 #[derive(Clone, Debug)]
@@ -34,8 +35,9 @@ pub struct FillLimits {
     pub max_blob_bytes: u64,
 }
 
-/// Runs once a blob is in the store; it is told the blob's length.
-pub type Committed = Box<dyn FnOnce(u64) -> BoxFuture<'static, ()> + Send>;
+/// Runs once a blob's digest holds; it is told the blob's length. Before the blob is durable: a word
+/// without its blob is a miss, a blob without its word would need upstream.
+pub type Verified = Box<dyn FnOnce(u64) -> BoxFuture<'static, ()> + Send>;
 
 /// What became of the wish to follow a fill.
 pub enum Start {
@@ -96,8 +98,8 @@ impl Fills {
         Self { running: Arc::default(), blobs, not_kept, bypasses, limits, tasks }
     }
 
-    /// Follows the fill of `digest`, beginning it unless it is under way. `committed` runs once the
-    /// blob is in the store.
+    /// Follows the fill of `digest`, beginning it unless it is under way. `verified` runs once the
+    /// digest holds.
     ///
     /// When as many fills as allowed are under way and all are followed, the blob is streamed
     /// through without being kept.
@@ -108,7 +110,7 @@ impl Fills {
         demand: Range<u64>,
         expected_bytes: Option<u64>,
         standing: Standing,
-        committed: Committed,
+        verified: Verified,
     ) -> Start {
         let mut running = self.lock();
         // One that is over without the blob is still here until its task has ended; it helps nobody.
@@ -140,17 +142,15 @@ impl Fills {
         running.insert(digest, Running { fill: Arc::clone(&fill), origin: Arc::clone(origin), number });
         drop(running);
         let arrival = Arrival { fills: self.clone(), fill: Arc::clone(&fill) };
-        self.spawn(Transfer::new(fill, Arc::clone(origin), self.limits.clone()), arrival, committed);
+        self.spawn(Transfer::new(fill, Arc::clone(origin), self.limits.clone(), verified), arrival);
         Start::Began(follower)
     }
 
-    fn spawn(&self, transfer: Transfer, arrival: Arrival, committed: Committed) {
+    fn spawn(&self, transfer: Transfer, arrival: Arrival) {
         let (blobs, not_kept) = (self.blobs.clone(), self.not_kept.clone());
         self.tasks.spawn("fill", async move {
-            match transfer.run(blobs).await {
-                Some(length_bytes) => committed(length_bytes).await,
-                None if arrival.fill.is_unkept() => not_kept.insert(*arrival.fill.digest(), ()),
-                None => {}
+            if transfer.run(blobs).await == FillResult::NotKept {
+                not_kept.insert(*arrival.fill.digest(), ());
             }
             drop(arrival);
         });

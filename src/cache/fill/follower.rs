@@ -125,8 +125,10 @@ impl Follower {
         }
         let to = progress.readable_to(self.position).min(end);
         match (&progress.phase, &progress.file) {
-            (Phase::Failed(FillError::Upstream(_)), _) if progress.coverage.end() == 0 && self.fill.origin != self.origin.key() => {
-                // What upstream refused to another repository it may have for this one.
+            (Phase::Failed(error), _)
+                if self.position == self.demand.start && self.fill.origin != self.origin.key() && !matches!(error, FillError::Dropped) =>
+            {
+                // What failed for another repository, or another upstream, may hold for this one.
                 Step::Leave { from: 0, hasher: DigestHasher::new(self.fill.digest.algorithm()), total_bytes: None }
             }
             (Phase::Failed(error), _) => Step::Fail(error.clone()),

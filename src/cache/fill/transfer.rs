@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::plan::{Assignment, ConnectionId, Plan};
 use super::writer::{Piece, Writer};
-use super::{Fill, FillError, FillLimits, Phase, not_kept_reason};
+use super::{Fill, FillError, FillLimits, Phase, Verified, not_kept_reason};
 use crate::cache::{Backoff, Origin};
 use crate::storage::{BlobFiles, StorageError};
 use crate::telemetry::metrics::{CacheKind, FillResult};
@@ -73,10 +73,12 @@ pub(super) struct Transfer {
     sender: mpsc::Sender<Event>,
     events: mpsc::Receiver<Event>,
     total_bytes: Option<u64>,
+    /// To be told once the digest holds.
+    verified: Option<Verified>,
 }
 
 impl Transfer {
-    pub(super) fn new(fill: Arc<Fill>, origin: Arc<Origin>, limits: FillLimits) -> Self {
+    pub(super) fn new(fill: Arc<Fill>, origin: Arc<Origin>, limits: FillLimits, verified: Verified) -> Self {
         let expected_bytes = fill.expected_bytes;
         let (sender, events) = mpsc::channel(QUEUED_PIECES);
         Self {
@@ -94,22 +96,23 @@ impl Transfer {
             origin,
             limits,
             expected_bytes,
+            verified: Some(verified),
         }
     }
 
-    /// Runs to the end, and tells the followers. The length, if the blob is in the store.
-    pub(super) async fn run(mut self, blobs: BlobFiles) -> Option<u64> {
+    /// Runs to the end, and tells the followers.
+    pub(super) async fn run(mut self, blobs: BlobFiles) -> FillResult {
         let metrics = self.origin.metrics.all().clone();
         metrics.fills_inflight.inc();
         let result = self.fill_and_commit(blobs).await;
         metrics.fills_inflight.dec();
         metrics.fill_ended(result);
-        self.total_bytes.filter(|_| result == FillResult::Committed)
+        result
     }
 
     async fn fill_and_commit(&mut self, blobs: BlobFiles) -> FillResult {
-        let expected_bytes = self.expected_bytes;
-        let staged = blocking(move || blobs.stage(expected_bytes)).await;
+        // Room is reserved when upstream tells the length: a manifest may say anything.
+        let staged = blocking(move || blobs.stage(None)).await;
         let mut writer = match staged {
             Ok(staged) => Some(Writer::new(Arc::clone(&self.fill), staged)),
             Err(error) => return self.unkept(None, &error).await,
@@ -275,10 +278,7 @@ impl Transfer {
         }
         self.check_length(total_bytes)?;
         self.set_total(total_bytes);
-        if self.expected_bytes.is_none_or(|expected_bytes| total_bytes > expected_bytes) {
-            reserve(writer, total_bytes).await?;
-        }
-        Ok(())
+        reserve(writer, total_bytes).await
     }
 
     /// A connection is over, well or not.
@@ -319,6 +319,9 @@ impl Transfer {
     /// The digest holds: everybody may have everything. Then it is made durable.
     async fn commit(&mut self, writer: Option<Writer>) -> FillResult {
         self.fill.set_phase(Phase::Verified);
+        if let Some((verified, total_bytes)) = self.verified.take().zip(self.total_bytes) {
+            verified(total_bytes).await;
+        }
         let Some(writer) = writer else { return FillResult::NotKept };
         match blocking(move || writer.commit()).await {
             Ok(()) => FillResult::Committed,
@@ -334,7 +337,9 @@ impl Transfer {
         let hashed = match &mut writer {
             // Bytes that followers have read are hashed first, so that they can go on from there.
             Some(_) => with_writer(&mut writer, |writer| writer.hash_written().map(|()| writer.hashed())).await.ok(),
-            None => Some((0, crate::oci::DigestHasher::new(self.fill.digest.algorithm()))),
+            None if self.fill.progress.borrow().file.is_none() => Some((0, crate::oci::DigestHasher::new(self.fill.digest.algorithm()))),
+            // It was lost with its thread, and with it what has been hashed.
+            None => None,
         };
         self.log_not_kept(error);
         match hashed {
