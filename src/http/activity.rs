@@ -4,6 +4,7 @@
 //! version sniffing has none; neither sees a client that stops reading. So the one deadline of a
 //! connection is kept here, from what goes through its socket and its service.
 
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,6 +40,10 @@ struct State {
     /// HTTP/2 sends frames between requests, so a byte does not begin a head there.
     http2: bool,
     write_blocked_since: Option<Instant>,
+    /// Since when each HTTP/2 stream has had something that its client has not taken: with no window
+    /// left, nothing of it comes near the socket.
+    handed: BTreeMap<u64, Instant>,
+    last_request: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +58,13 @@ enum Phase {
 
 impl Activity {
     pub(super) fn new(waits: Waits) -> Arc<Self> {
-        let state = State { phase: Phase::Head { since: Instant::now() }, http2: false, write_blocked_since: None };
+        let state = State {
+            phase: Phase::Head { since: Instant::now() },
+            http2: false,
+            write_blocked_since: None,
+            handed: BTreeMap::new(),
+            last_request: 0,
+        };
         Arc::new(Self { waits, state: Mutex::new(state) })
     }
 
@@ -68,7 +79,7 @@ impl Activity {
             (Some(since), _) => Some(since + self.waits.client_stall),
             (None, Phase::Head { since }) => Some(since + self.waits.header_read),
             (None, Phase::Idle { since }) => Some(since + self.waits.idle),
-            (None, Phase::Busy { .. }) => None,
+            (None, Phase::Busy { .. }) => state.handed.values().min().map(|since| *since + self.waits.client_stall),
         }
     }
 
@@ -84,11 +95,13 @@ impl Activity {
         state.http2 = version == http::Version::HTTP_2;
         let before = if let Phase::Busy { requests } = state.phase { requests } else { 0 };
         state.phase = Phase::Busy { requests: before + 1 };
-        RequestGuard(Arc::clone(self))
+        state.last_request += 1;
+        RequestGuard { activity: Arc::clone(self), id: state.last_request }
     }
 
-    fn request_ended(&self) {
+    fn request_ended(&self, id: u64) {
         let mut state = self.state();
+        state.handed.remove(&id);
         if let Phase::Busy { requests } = state.phase {
             state.phase = if requests > 1 { Phase::Busy { requests: requests - 1 } } else { Phase::Idle { since: Instant::now() } };
         }
@@ -115,19 +128,48 @@ impl Activity {
 
 /// Ends its request when dropped: with the body, or when the client is gone.
 #[derive(Debug)]
-pub(super) struct RequestGuard(Arc<Activity>);
+pub(super) struct RequestGuard {
+    activity: Arc<Activity>,
+    id: u64,
+}
+
+impl RequestGuard {
+    /// The client has something to take. HTTP/1 needs no word of it: what is not taken blocks the socket.
+    fn handed(&self) {
+        let mut state = self.activity.state();
+        if state.http2 {
+            state.handed.insert(self.id, Instant::now());
+        }
+    }
+
+    /// The client has taken it, and the server's next piece is awaited.
+    fn taken(&self) {
+        let mut state = self.activity.state();
+        if state.http2 {
+            state.handed.remove(&self.id);
+        }
+    }
+}
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.0.request_ended();
+        self.activity.request_ended(self.id);
     }
 }
 
 /// The body of an answer, which holds its request open until it is sent.
 #[derive(Debug)]
 pub(super) struct GuardedBody<B> {
-    pub(super) body: B,
-    pub(super) _guard: RequestGuard,
+    body: B,
+    guard: RequestGuard,
+}
+
+impl<B> GuardedBody<B> {
+    /// The body of an answer whose head is about to go out.
+    pub(super) fn new(body: B, guard: RequestGuard) -> Self {
+        guard.handed();
+        Self { body, guard }
+    }
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Body for GuardedBody<B> {
@@ -135,7 +177,12 @@ impl<B: Body<Data = Bytes> + Unpin> Body for GuardedBody<B> {
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        self.guard.taken();
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if frame.is_ready() {
+            self.guard.handed();
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

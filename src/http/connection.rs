@@ -175,7 +175,7 @@ async fn exchange<I, S, B>(
             request.extensions_mut().insert(client);
             request.extensions_mut().insert(scheme);
             let answer = service.clone().oneshot(request);
-            async move { answer.await.map(|response| response.map(|body| GuardedBody { body, _guard: guard })) }
+            async move { answer.await.map(|response| response.map(|body| GuardedBody::new(body, guard))) }
         })
     };
     let io = TokioIo::new(ActiveStream { stream, activity: Arc::clone(&activity) });

@@ -183,6 +183,17 @@ async fn client_that_takes_nothing_is_cut_off() {
 }
 
 #[tokio::test]
+async fn http2_client_that_takes_nothing_is_cut_off_though_its_connection_lives() {
+    let limits = Limits { client_stall_timeout: SHORT, idle_timeout: SHORT, ..Limits::default() };
+    let dropped = Arc::new(Notify::new());
+    let server = Start { limits, ..Start::default() }.with(endless(Arc::clone(&dropped))).await;
+    let client = reqwest::Client::builder().no_proxy().http2_prior_knowledge().http2_initial_stream_window_size(1024).build().unwrap();
+    let answer = client.get(format!("http://{}/", server.address)).send().await.unwrap();
+    dropped.notified().await;
+    drop(answer);
+}
+
+#[tokio::test]
 async fn answer_that_takes_longer_than_every_wait_is_not_cut_off() {
     let waits = Limits { header_read_timeout: SHORT, idle_timeout: SHORT, client_stall_timeout: SHORT, ..Limits::default() };
     let release = Arc::new(Notify::new());
