@@ -7,6 +7,7 @@
 mod blob_files;
 mod disk;
 mod error;
+mod index;
 mod layout;
 mod leftovers;
 mod lock;
