@@ -85,6 +85,7 @@ pub async fn start(config: Config, world: World) -> anyhow::Result<Running> {
     endpoints.keep(in_use);
     let edge = Edge::new(build::gate(&config, Registry::new(cache.clone(), origins, &metrics))?, metrics.clone());
     clean_up_behind(&store, &tasks);
+    cache.keep_room(&metrics.eviction);
 
     let readiness = Readiness::default();
     let (stop_clients, stop_admin) = (CancellationToken::new(), CancellationToken::new());
@@ -118,7 +119,8 @@ pub async fn start(config: Config, world: World) -> anyhow::Result<Running> {
 async fn open_store(config: &Config, world: &World) -> anyhow::Result<Arc<Store>> {
     let bucket = config.storage.s3.as_ref().map(bucket::client).transpose().context("cannot use the bucket of storage.s3")?;
     let (path, disk, around) = (config.storage.path.clone(), Arc::clone(&world.disk), world.around_records);
-    let parts = StoreParts { path, disk, bucket, around };
+    let room = build::room_limits(&config.storage);
+    let parts = StoreParts { path, disk, bucket, around, room, clock: world.clock.clone() };
     let store = tokio::task::spawn_blocking(move || Store::open(parts)).await?;
     store.map(Arc::new).with_context(|| format!("cannot use the store {}", config.storage.path.display()))
 }

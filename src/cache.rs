@@ -6,6 +6,7 @@
 mod backoff;
 mod blobs;
 mod error;
+mod evict;
 pub mod fill;
 mod flight;
 mod freshness;

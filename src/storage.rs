@@ -6,6 +6,7 @@
 
 mod blob_files;
 mod bucket;
+mod counted_objects;
 mod disk;
 mod error;
 mod index;
@@ -14,11 +15,13 @@ mod leftovers;
 mod lock;
 mod read;
 mod records;
+mod room;
 mod staged_blob;
+mod walk;
 
 pub use blob_files::{BlobFiles, OpenBlob};
 pub use bucket::{Bucket, BucketClient, BucketStream, BucketUpload, StoredBlob};
-pub use disk::{Disk, LocalDisk};
+pub use disk::{Disk, LocalDisk, Space};
 pub use error::StorageError;
 pub use layout::Layout;
 pub use read::PieceReader;
@@ -26,13 +29,18 @@ pub use records::{
     BlobLinkRecord, ManifestRecord, RecordKey, Records, RepositoryKind, RepositoryRecord, SourceBlobRecord, TagRecord, ValidatedRecord,
     unix_seconds,
 };
+pub use room::{Room, RoomLimits, RoomNumbers};
 pub use staged_blob::StagedBlob;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
+
+use crate::clock::Clock;
+use counted_objects::CountedObjects;
 
 /// One store, held exclusively by this process; its bucket may be shared.
 #[derive(Debug)]
@@ -57,13 +65,24 @@ pub struct StoreParts {
     pub bucket: Option<BucketClient>,
     /// Wrapped around the object store: how tests fail the Nth call.
     pub around: fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>,
+    /// How much the directory may hold.
+    pub room: RoomLimits,
+    /// When blobs were used.
+    pub clock: Clock,
 }
 
 impl StoreParts {
     /// A directory, and the real disk.
     #[must_use]
     pub fn directory(path: &Path) -> Self {
-        Self { path: path.to_owned(), disk: Arc::new(LocalDisk), bucket: None, around: |objects| objects }
+        Self {
+            path: path.to_owned(),
+            disk: Arc::new(LocalDisk),
+            bucket: None,
+            around: |objects| objects,
+            room: RoomLimits::default(),
+            clock: Clock::system(),
+        }
     }
 }
 
@@ -78,12 +97,13 @@ impl Store {
         layout.create()?;
         let lock = lock::StoreLock::take(&layout.lock_file())?;
         leftovers::remove_staged(&layout)?;
+        let room = Room::new(layout.clone(), Arc::clone(&parts.disk), parts.clock, parts.room, parts.bucket.is_none());
         let bucket = parts.bucket.map(|client| BucketClient { objects: (parts.around)(client.objects), ..client });
         let objects = match &bucket {
             Some(client) => Arc::clone(&client.objects),
-            None => (parts.around)(Arc::new(local_objects(&layout)?)),
+            None => (parts.around)(Arc::new(CountedObjects::new(local_objects(&layout)?, room.clone()))),
         };
-        let blobs = BlobFiles::new(layout.clone(), parts.disk);
+        let blobs = BlobFiles::new(layout.clone(), parts.disk, room);
         Ok(Self { blobs, bucket: bucket.map(Bucket::new), records: Records::new(objects), layout, _lock: lock })
     }
 
@@ -93,6 +113,10 @@ impl Store {
         let layout = self.layout.clone();
         move || leftovers::remove_unfinished_records(&layout)
     }
+}
+
+fn unix_milliseconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn local_objects(layout: &Layout) -> Result<LocalFileSystem, StorageError> {

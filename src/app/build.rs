@@ -10,10 +10,11 @@ use super::{Config, Limits};
 use crate::access::{Authenticator, Authorizer};
 use crate::cache::{CacheLimits, FillLimits, RuleOrigin};
 use crate::clock::Clock;
-use crate::config::Rule;
+use crate::config::{Rule, Storage};
 use crate::http::Gate;
 use crate::registry::{Registry, RuleOrigins};
 use crate::rules::RuleTable;
+use crate::storage::RoomLimits;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::{Credential, Endpoint, Upstream, UpstreamLimits, UpstreamSettings, Url};
 
@@ -104,6 +105,11 @@ pub(super) fn cache_limits(limits: &Limits) -> CacheLimits {
             max_blob_bytes: limits.max_blob_size,
         },
     }
+}
+
+/// How much may be on disk. No limit where no blob is kept there: what passes through has room.
+pub(super) fn room_limits(storage: &Storage) -> RoomLimits {
+    RoomLimits { max_bytes: storage.max_size.filter(|bytes| *bytes > 0), min_free_bytes: storage.min_free }
 }
 
 /// The registry, and what stands before it.

@@ -44,7 +44,8 @@ impl Cache {
     /// Checks a manifest that upstream sent, remembers it, and records it behind the answer.
     pub(super) fn import(&self, origin: &Arc<Origin>, body: ManifestBody) -> Result<Arc<CachedManifest>, CacheError> {
         let summary = ManifestSummary::parse(&body.bytes, body.content_type.as_deref())?;
-        let manifest = Arc::new(CachedManifest { digest: body.digest, media_type: summary.media_type.clone(), bytes: body.bytes });
+        let manifest = Arc::new(CachedManifest::new(body.digest, summary.media_type.clone(), body.bytes));
+        self.used(&manifest);
         let key = (origin.key(), manifest.digest);
         self.memory.manifests.insert(key.clone(), Arc::clone(&manifest));
         for named in summary.blobs.iter().chain(&summary.manifests) {
@@ -74,7 +75,11 @@ impl Cache {
         let (blobs, digest, bytes) = (self.store.blobs.clone(), manifest.digest, manifest.bytes.clone());
         let put = tokio::task::spawn_blocking(move || {
             let is_here = blobs.open(&digest)?.is_some_and(|blob| holds(&blob, &bytes));
-            if is_here { Ok(()) } else { blobs.put(&digest, &bytes) }
+            if !is_here {
+                return blobs.put(&digest, &bytes);
+            }
+            blobs.room().keep_manifest(&digest);
+            Ok(())
         });
         put.await.unwrap_or(Ok(()))?;
         let links = futures::stream::iter(summary.blobs.clone()).map(|blob| async move {

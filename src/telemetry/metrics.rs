@@ -12,7 +12,7 @@ mod upkeep;
 
 pub use bucket::BucketMetrics;
 pub use cluster::ClusterMetrics;
-pub use eviction::EvictionMetrics;
+pub use eviction::{DiskStanding, EvictionMetrics};
 pub use labels::{CacheKind, CacheResult, FillResult, STALE_REASONS};
 pub use upkeep::UpkeepMetrics;
 
@@ -231,6 +231,7 @@ impl Metrics {
     /// # Errors
     /// When a collector yields something that cannot be encoded.
     pub fn expose(&self) -> Result<Vec<u8>, prometheus::Error> {
+        self.eviction.refresh();
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)

@@ -22,7 +22,7 @@ const MAY_NAME: [(&str, &[&str]); 14] = [
     ("access", &["rules", "config", "oci"]),
     ("cache", &["upstream", "storage", "telemetry", "tasks", "clock", "config", "oci"]),
     ("upstream", &["telemetry", "clock", "oci"]),
-    ("storage", &["oci"]),
+    ("storage", &["clock", "oci"]),
     ("rules", &["config", "oci"]),
     ("telemetry", &["config"]),
     ("config", &["oci"]),
