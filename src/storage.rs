@@ -9,6 +9,7 @@ mod bucket;
 mod counted_objects;
 mod disk;
 mod error;
+mod footprint;
 mod index;
 mod layout;
 mod leftovers;

@@ -2,9 +2,7 @@
 //! make directories.
 
 use std::fmt;
-use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -18,21 +16,13 @@ use object_store::{
 };
 
 use super::Room;
+use super::footprint::{Footprint, disk_bytes};
 
 /// The object store of a directory, whose every write is counted.
 #[derive(Debug)]
 pub(super) struct CountedObjects {
     objects: LocalFileSystem,
     room: Room,
-}
-
-/// What a record and its directory take.
-#[derive(Clone, Copy, Debug, Default)]
-struct Footprint {
-    file_bytes: u64,
-    directory_bytes: u64,
-    /// Directories that are not there yet.
-    missing_directories: u64,
 }
 
 impl CountedObjects {
@@ -46,13 +36,7 @@ impl CountedObjects {
     }
 
     fn footprint(&self, path: &Path) -> Footprint {
-        let parent = path.parent().unwrap_or(path);
-        let file_bytes = disk_bytes(path).unwrap_or(0);
-        let Some(directory_bytes) = disk_bytes(parent) else {
-            let missing = parent.ancestors().take_while(|directory| *directory != self.room.layout().root() && !directory.exists()).count();
-            return Footprint { file_bytes, directory_bytes: 0, missing_directories: missing as u64 };
-        };
-        Footprint { file_bytes, directory_bytes, missing_directories: 0 }
+        Footprint::of(path, self.room.layout().root())
     }
 }
 
@@ -76,9 +60,7 @@ impl ObjectStore for CountedObjects {
         let claim = RecordClaim { room: &self.room, claimed_bytes };
         let put = self.objects.put_opts(location, payload, options).await;
         let after = self.footprint(&path);
-        let parents_bytes = before.missing_directories.saturating_sub(1) * after.directory_bytes;
-        let more_bytes = after.file_bytes + after.directory_bytes + parents_bytes;
-        claim.settle(more_bytes, before.file_bytes + before.directory_bytes);
+        claim.settle(after.file_bytes + after.directories_since(&before), before.file_bytes);
         put
     }
 
@@ -133,8 +115,4 @@ impl Drop for RecordClaim<'_> {
     fn drop(&mut self) {
         self.room.settle_record(self.claimed_bytes, 0, 0);
     }
-}
-
-fn disk_bytes(path: &Path) -> Option<u64> {
-    fs::symlink_metadata(path).ok().map(|metadata| metadata.blocks() * 512)
 }

@@ -1,10 +1,10 @@
 //! A blob on its way in: a sparse file that becomes visible in one step, or not at all.
 
-use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::footprint::{Footprint, file_disk_bytes};
 use super::room::{Reservation, Room};
 use super::{Disk, Layout, StorageError};
 use crate::oci::Digest;
@@ -41,7 +41,7 @@ impl StagedBlob {
     pub fn reserve(&self, length_bytes: u64) -> Result<(), StorageError> {
         self.room.grow_to(length_bytes)?;
         match self.disk.reserve(&self.file, length_bytes) {
-            Ok(()) => self.room.is_allocated(disk_bytes(&self.file)),
+            Ok(()) => self.room.is_allocated(file_disk_bytes(&self.file)),
             Err(error) if error.kind() == std::io::ErrorKind::Unsupported => {}
             Err(error) => return Err(StorageError::file("reserve", &self.path, error)),
         }
@@ -87,10 +87,10 @@ impl StagedBlob {
         let to = self.layout.blob_file(digest);
         let parent = to.parent().unwrap_or(&to);
         self.disk.sync_data(&self.file).map_err(|error| StorageError::file("sync", &self.path, error))?;
+        let before = Footprint::of(&to, self.layout.root());
         if self.disk.create_directory(parent).map_err(|error| StorageError::file("create", parent, error))? {
             self.sync_up_to_root(parent)?;
         }
-        let directory_bytes = path_disk_bytes(parent);
         self.disk.rename(&self.path, &to).map_err(|error| StorageError::file("rename", &self.path, error))?;
         self.committed = true;
         self.disk.sync_directory(parent).map_err(|error| {
@@ -98,8 +98,8 @@ impl StagedBlob {
             let _ = self.disk.remove(&to);
             StorageError::file("sync", parent, error)
         })?;
-        let directory_bytes = path_disk_bytes(parent).saturating_sub(directory_bytes);
-        self.room.commit(digest, disk_bytes(&self.file), directory_bytes, is_manifest);
+        let after = Footprint::of(&to, self.layout.root());
+        self.room.commit(digest, file_disk_bytes(&self.file), after.directories_since(&before), is_manifest);
         Ok(())
     }
 
@@ -110,14 +110,6 @@ impl StagedBlob {
         }
         Ok(())
     }
-}
-
-fn disk_bytes(file: &File) -> u64 {
-    file.metadata().map_or(0, |metadata| metadata.blocks() * 512)
-}
-
-fn path_disk_bytes(path: &Path) -> u64 {
-    fs::metadata(path).map_or(0, |metadata| metadata.blocks() * 512)
 }
 
 impl Drop for StagedBlob {

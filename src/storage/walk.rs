@@ -9,6 +9,7 @@ use std::fs::{self, DirEntry, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use super::footprint::disk_bytes;
 use super::index::Waiting;
 use super::room::{Room, Seen};
 use crate::oci::{Algorithm, Digest};
@@ -102,6 +103,7 @@ fn walk_store(room: &Room, finder: &mut impl Finder) -> u64 {
     for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
         walk.blobs(&layout.blobs(algorithm), algorithm);
     }
+    walk.other(disk_bytes(&layout.staging()).unwrap_or(0));
     walk.others(layout.root(), &|path| layout.is_counted_otherwise(path));
     walk.other_bytes
 }
@@ -155,7 +157,7 @@ impl<F: Finder> Walk<'_, F> {
     fn entries(&mut self, directory: &Path) -> impl Iterator<Item = DirEntry> + use<F> {
         let entries = if self.room.is_stopping() { None } else { fs::read_dir(directory).ok() };
         if entries.is_some() {
-            self.other(fs::metadata(directory).map_or(0, |metadata| metadata.blocks() * 512));
+            self.other(disk_bytes(directory).unwrap_or(0));
         }
         entries.into_iter().flatten().flatten()
     }

@@ -7,6 +7,7 @@ mod bad_input;
 mod cli;
 mod config;
 mod documents;
+mod du;
 mod errors;
 mod fake_upstream;
 mod faulty_disk;

@@ -3,6 +3,7 @@
 mod contract;
 mod leftovers;
 mod power_loss;
+mod room;
 
 use headpond::oci::{Digest, RepositoryName, Tag};
 
