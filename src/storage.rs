@@ -10,20 +10,24 @@ mod error;
 mod layout;
 mod leftovers;
 mod lock;
+mod preconditions;
 mod read;
 mod records;
 mod staged_blob;
+mod versions;
 
 pub use blob_files::{BlobFiles, OpenBlob};
 pub use disk::{Disk, LocalDisk};
 pub use error::StorageError;
 pub use layout::Layout;
+pub use preconditions::{KnownPreconditions, Preconditions, Support};
 pub use read::PieceReader;
 pub use records::{
     BlobLinkRecord, ManifestRecord, RecordKey, Records, RepositoryKind, RepositoryRecord, SourceBlobRecord, TagRecord, ValidatedRecord,
     unix_seconds,
 };
 pub use staged_blob::StagedBlob;
+pub use versions::{Conflict, Expected, IfChanged, Version};
 
 use std::path::Path;
 use std::sync::Arc;
