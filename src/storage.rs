@@ -12,10 +12,12 @@ mod layout;
 mod leftovers;
 mod lock;
 mod pending;
+mod preconditions;
 mod read;
 mod records;
 mod small;
 mod staged_blob;
+mod versions;
 
 pub use blob_files::{BlobFiles, OpenBlob};
 pub use bucket::{Bucket, BucketClient, BucketStream, BucketUpload, StoredBlob};
@@ -23,12 +25,14 @@ pub use disk::{Disk, LocalDisk};
 pub use error::StorageError;
 pub use layout::Layout;
 pub use pending::PendingUploads;
+pub use preconditions::{KnownPreconditions, Preconditions, Support};
 pub use read::PieceReader;
 pub use records::{
     BlobLinkRecord, ManifestRecord, RecordKey, Records, RepositoryKind, RepositoryRecord, SourceBlobRecord, TagRecord, ValidatedRecord,
     unix_seconds,
 };
 pub use staged_blob::StagedBlob;
+pub use versions::{Conflict, Expected, IfChanged, Version};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -87,14 +91,14 @@ impl Store {
         layout.create()?;
         let lock = lock::StoreLock::take(&layout.lock_file())?;
         leftovers::remove_staged(&layout)?;
-        let bucket = parts.bucket.map(|client| BucketClient { objects: (parts.around)(client.objects), ..client });
-        let objects = match &bucket {
-            Some(client) => Arc::clone(&client.objects),
-            None => (parts.around)(Arc::new(local_objects(&layout)?)),
+        let bucket = parts.bucket.map(|client| Bucket::new(BucketClient { objects: (parts.around)(client.objects), ..client }));
+        let records = match &bucket {
+            Some(bucket) => bucket.records(),
+            None => Records::new((parts.around)(Arc::new(local_objects(&layout)?))),
         };
         let blobs = BlobFiles::new(layout.clone(), parts.disk);
         let keeps_on_disk = parts.keeps_on_disk || bucket.is_none();
-        Ok(Self { blobs, bucket: bucket.map(Bucket::new), records: Records::new(objects), keeps_on_disk, layout, _lock: lock })
+        Ok(Self { blobs, bucket, records, keeps_on_disk, layout, _lock: lock })
     }
 
     /// The notes of blobs that the bucket has not taken yet.
