@@ -189,6 +189,14 @@ impl Cache {
         Some(self.memory.tags.entry(key).or_insert(entry).into_value())
     }
 
+    /// When upstream last said that a tag points to `digest`, as far as memory knows.
+    #[must_use]
+    pub fn validated_at(&self, origin: &Origin, tag: &Tag, digest: &Digest) -> Option<u64> {
+        let key = (origin.key(), tag.clone());
+        let entry = self.memory.tags.get(&key).filter(|entry| entry.digest == *digest).map(|entry| entry.validated_at);
+        entry.or_else(|| self.memory.heads.get(&key).filter(|(header, _)| header.digest == *digest).map(|(_, told_at)| told_at))
+    }
+
     /// What a HEAD told within the window.
     fn head_memo(&self, origin: &Origin, tag: &Tag, demand: Demand) -> Option<ManifestHeader> {
         let (header, at) = self.memory.heads.get(&(origin.key(), tag.clone()))?;

@@ -4,6 +4,7 @@
 //! is none. A replica that may be waiting for a slow upstream is waited for as long as an upstream
 //! would be, but only while it shows that it is alive.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use serde::Deserialize;
 
 use super::blob::range_header;
 use super::exchange::Answer;
-use super::manifest::{content_type, told_digest};
+use super::manifest::{content_type, digest_like, told_digest};
 use super::retry_after::retry_after;
 use super::status::{Asked, body_within, content_length};
 use super::{BlobStream, ManifestBody, ManifestHead, Unavailability, UpstreamBuildError, UpstreamError, UpstreamLimits, transport};
@@ -140,7 +141,7 @@ impl Replica {
             let told = Told::of((), answer.headers());
             let Answer { response, asked, .. } = answer;
             let bytes = body_within(response, &asked, ManifestSummary::MAX_BYTES, &self.parts.limits).await?;
-            if !digest.is_of(&bytes) {
+            if digest_like(digest, &bytes) != digest {
                 return Err(UpstreamError::lied(format!("{} answered with other bytes than {digest}", asked.shown())));
             }
             Ok(told.map(ManifestBody { bytes, content_type, digest }))
@@ -171,7 +172,7 @@ impl Replica {
         let header = range.as_ref().and_then(range_header);
         let question = Question { range: header, ..Question::new(Method::GET, format!("{repository}/blobs/{digest}")) };
         let answer = self.in_time(self.ask(&question)).await?;
-        BlobStream::of(answer, range, &self.parts.limits)
+        BlobStream::of(answer, range.as_ref(), &self.parts.limits)
     }
 
     /// Every tag of a repository.
@@ -181,7 +182,7 @@ impl Replica {
     pub async fn list_tags(&self, repository: &RepositoryName) -> Result<Told<Vec<Tag>>, UpstreamError> {
         #[derive(Deserialize)]
         struct List {
-            tags: Vec<Tag>,
+            tags: Vec<String>,
         }
         let question = Question::new(Method::GET, format!("{repository}/tags/list"));
         self.in_time(async {
@@ -189,9 +190,10 @@ impl Replica {
             let (told, digest) = (Told::of((), answer.headers()), told_digest(answer.headers()));
             let Answer { response, asked, .. } = answer;
             let body = body_within(response, &asked, self.parts.limits.max_tag_page_bytes, &self.parts.limits).await?;
-            let list: Option<List> = digest.filter(|digest| digest.is_of(&body)).and_then(|_| serde_json::from_slice(&body).ok());
+            let list: Option<List> =
+                digest.filter(|digest| digest_like(*digest, &body) == *digest).and_then(|_| serde_json::from_slice(&body).ok());
             let list = list.ok_or_else(|| UpstreamError::lied(format!("{} answered with no list of tags", asked.shown())))?;
-            Ok(told.map(list.tags))
+            Ok(told.map(list.tags.iter().filter_map(|tag| Tag::parse(tag).ok()).collect()))
         })
         .await
     }
