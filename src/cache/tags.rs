@@ -94,6 +94,9 @@ impl Cache {
             return Ok(served);
         }
         self.refuse_tag_again(origin, tag, demand)?;
+        if let Some(word) = self.tag_through(origin, tag, demand).await {
+            return word;
+        }
         let (cache, asking, wanted) = (self.clone(), Arc::clone(origin), tag.clone());
         let (role, landing) = self.tag_imports.join((origin.key(), tag.clone()), || async move {
             // What came in, or was refused, between this caller's look and now.
@@ -146,6 +149,9 @@ impl Cache {
             return Ok(Served::new(header, CacheResult::Hit));
         }
         self.refuse_tag_again(origin, tag, demand)?;
+        if let Some(word) = self.tag_head_through(origin, tag, demand).await {
+            return word;
+        }
         let (cache, asking, wanted) = (self.clone(), Arc::clone(origin), tag.clone());
         let (role, landing) = self.tag_heads.join((origin.key(), tag.clone()), || async move {
             // What was told, or refused, between this caller's look and now.
