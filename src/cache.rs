@@ -15,6 +15,7 @@ mod manifests;
 mod memory;
 mod negative;
 mod origin;
+mod replicas;
 mod tags;
 mod tags_list;
 mod vouch;
@@ -42,6 +43,7 @@ use crate::telemetry::metrics::{CacheResult, Metrics};
 use fill::{Fills, Uploads};
 use memory::Memory;
 use origin::OriginKey;
+use replicas::Through;
 
 /// Limits of the cache; the configuration's `limits` name and default them.
 #[derive(Clone, Debug)]
@@ -76,6 +78,7 @@ pub struct Cache {
     clock: Clock,
     tasks: Tasks,
     limits: Arc<CacheLimits>,
+    through: Through,
     revalidations: Flights<OriginTag, freshness::Revalidation>,
     tag_imports: Flights<OriginTag, Result<Arc<CachedManifest>, CacheError>>,
     digest_imports: Flights<OriginDigest, Result<Arc<CachedManifest>, CacheError>>,
@@ -99,6 +102,7 @@ impl Cache {
         Self {
             memory: Arc::new(Memory::new(&limits)),
             fills: Fills::new(store.blobs.clone(), bucket, limits.fills.clone(), tasks.clone()),
+            through: Through::new(&tasks),
             revalidations: Flights::new(tasks.clone()),
             tag_imports: Flights::new(tasks.clone()),
             digest_imports: Flights::new(tasks.clone()),
