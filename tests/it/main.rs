@@ -8,6 +8,7 @@ mod cli;
 mod config;
 mod documents;
 mod errors;
+mod fake_bucket;
 mod fake_upstream;
 mod faulty_disk;
 mod faulty_records;
