@@ -5,6 +5,7 @@
 
 mod backoff;
 mod blobs;
+mod catalog;
 mod error;
 pub mod fill;
 mod flight;

@@ -3,6 +3,7 @@
 //! Each takes an [`Authorized`] target by value, finds its [`Origin`], asks the cache, and says how
 //! it went in the registry's own words ([`RegistryError`]).
 
+mod catalog;
 mod error;
 mod pull;
 mod tags;
@@ -10,6 +11,7 @@ mod tags;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+pub use catalog::CatalogPage;
 pub use error::RegistryError;
 pub use pull::{Outcome, Pulled};
 pub use tags::{Page, TagsPage};

@@ -9,6 +9,7 @@ mod disk;
 mod error;
 mod layout;
 mod leftovers;
+mod listing;
 mod lock;
 mod read;
 mod records;

@@ -21,8 +21,8 @@ use super::request_record::{RecordedBody, RequestRecord};
 use super::route::{self, Route};
 use super::server::ClientAddress;
 use super::v2;
-use super::v2::tags_list::parameter;
-use crate::access::{Action, Authenticator, Authorized, Authorizer};
+use super::v2::paging::parameter;
+use crate::access::{Action, Authenticator, Authorized, Authorizer, Sight};
 use crate::oci::RepositoryName;
 use crate::registry::Registry;
 use crate::rules::{RuleTable, Target};
@@ -102,6 +102,10 @@ impl EdgeParts {
             Route::Base => {
                 self.authenticate(&gate, parts, record).await?;
                 v2::base::base()
+            }
+            Route::Catalog => {
+                let principal = self.authenticate(&gate, parts, record).await?;
+                v2::catalog::get(registry, &Sight::new(&gate.rules, gate.authorizer, &principal), query).await?
             }
             Route::Manifest { name, reference } => {
                 let action = v2::action(v2::demand(headers));

@@ -33,6 +33,8 @@ pub enum Route {
         /// The blob.
         digest: Digest,
     },
+    /// `/v2/_catalog`.
+    Catalog,
     /// `/v2/<name>/tags/list`.
     TagsList {
         /// As it was asked for.
@@ -84,6 +86,9 @@ pub fn parse(method: &Method, uri: &Uri) -> Result<Route, RouteError> {
     }
     let rest = rest.strip_prefix('/').ok_or(RouteError::NotFound)?;
     let decoded = decode(rest)?;
+    if decoded == "_catalog" {
+        return reading(method, || Ok(Route::Catalog));
+    }
     let (before, last) = decoded.rsplit_once('/').ok_or(RouteError::NotFound)?;
     let (name, kind) = before.rsplit_once('/').unwrap_or(("", before));
     match (kind, last) {
@@ -132,6 +137,7 @@ impl Route {
             Self::Manifest { .. } => "manifest",
             Self::Blob { .. } => "blob",
             Self::TagsList { .. } => "tags_list",
+            Self::Catalog => "catalog",
         }
     }
 }
@@ -156,6 +162,7 @@ mod tests {
     fn paths_are_split_from_the_right() {
         assert_eq!(get("/v2"), Ok(Route::Base));
         assert_eq!(get("/v2/"), Ok(Route::Base));
+        assert_eq!(get("/v2/_catalog?n=5"), Ok(Route::Catalog));
         assert_eq!(get("/v2/a/b/manifests/latest?ns=docker.io"), manifest("a/b", "latest"));
         assert_eq!(get(&format!("/v2/a/manifests/{DIGEST}")), manifest("a", DIGEST));
         assert_eq!(get("/v2/manifests/manifests/manifests"), manifest("manifests", "manifests"));
@@ -177,7 +184,7 @@ mod tests {
         assert!(matches!(get("/v2/a/blobs/sha256:ab"), Err(RouteError::Digest(_))));
         assert_eq!(get("/v2/a%2Fb/manifests/1"), Err(RouteError::Encoding));
         assert_eq!(get("/v2/a%ff/manifests/1"), Err(RouteError::Encoding));
-        for path in ["/", "/v1/", "/v2x", "/v2/_catalog", "/v2/a", "/v2/a/b", "/v2/a/referrers/x"] {
+        for path in ["/", "/v1/", "/v2x", "/v2/_catalog/", "/v2/a/_catalog", "/v2/a", "/v2/a/b", "/v2/a/referrers/x"] {
             assert_eq!(get(path), Err(RouteError::NotFound), "{path}");
         }
     }

@@ -91,18 +91,39 @@ impl Layout {
     }
 }
 
+/// What stands between the start of a long name and its hash. No flat name holds it, as no name
+/// holds `//`.
+const BEFORE_HASH: &str = "!!";
+
 /// A repository's name in one flat level: `/` becomes `!`, which no name holds.
-fn flat(name: &RepositoryName) -> String {
-    let flat = name.as_str().replace('/', "!");
+fn flat(name: &str) -> String {
+    let flat = name.replace('/', "!");
     match flat.get(..KEPT_NAME_BYTES) {
-        Some(kept) if flat.len() > MAX_FLAT_NAME_BYTES => format!("{kept}!!{}", Digest::of(flat.as_bytes()).hex()),
+        Some(kept) if flat.len() > MAX_FLAT_NAME_BYTES => format!("{kept}{BEFORE_HASH}{}", Digest::of(flat.as_bytes()).hex()),
         _ => flat,
     }
 }
 
+/// The name that a flat one stands for; `None` for one that ends in a hash.
+pub(super) fn unflattened(flat: &str) -> Option<String> {
+    (!flat.contains(BEFORE_HASH)).then(|| flat.replace('!', "/"))
+}
+
+/// Prefix of all repositories' records.
+pub(super) fn repositories() -> Key {
+    Key::from("repositories")
+}
+
 /// Key of a repository's record.
 pub(super) fn repository(name: &RepositoryName) -> Key {
-    Key::from_iter(["repositories", flat(name).as_str()])
+    repository_of_text(name.as_str())
+}
+
+/// The key that a repository would have whose name is `text`: where a list of them goes on. The
+/// order of these keys is that of the names, with `/` in front of every other character; a name that
+/// ends in its hash stands among those with the same start.
+pub(super) fn repository_of_text(text: &str) -> Key {
+    Key::from_iter(["repositories", flat(text).as_str()])
 }
 
 /// Key of a manifest's record.

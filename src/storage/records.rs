@@ -119,6 +119,11 @@ impl<R> RecordKey<R> {
     const fn new(key: Key) -> Self {
         Self { key, form: std::marker::PhantomData }
     }
+
+    /// The record at a key that was listed.
+    pub(super) const fn at(key: Key) -> Self {
+        Self::new(key)
+    }
 }
 
 impl RecordKey<RepositoryRecord> {
@@ -172,14 +177,15 @@ impl RecordKey<SourceBlobRecord> {
 /// The records of one store; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Records {
-    store: Arc<dyn ObjectStore>,
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) is_bucket: bool,
 }
 
 impl Records {
     /// Records in `store`.
     #[must_use]
     pub fn new(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store }
+        Self { store, is_bucket: false }
     }
 
     /// Reads a record. `None` if it is not there, or not of its form (which is logged).
