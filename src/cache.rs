@@ -15,8 +15,10 @@ mod manifests;
 mod memory;
 mod negative;
 mod origin;
+mod referrers;
 mod tags;
 mod tags_list;
+mod view;
 mod vouch;
 
 pub use backoff::Backoff;
@@ -34,8 +36,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::oci::{Digest, Tag};
-use crate::storage::{Store, unix_seconds};
+use crate::oci::{Digest, Referrer, RepositoryName, Tag};
+use crate::storage::{RepositoryView, Store, unix_seconds};
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::CacheResult;
 use fill::Fills;
@@ -51,8 +53,10 @@ pub struct CacheLimits {
     pub revalidate_backoff: Duration,
     /// How long "not found" is remembered.
     pub negative_ttl: Duration,
-    /// How long a list of tags is served before upstream is asked again.
+    /// How long a list of tags or of referrers is served before upstream is asked again.
     pub tags_list_ttl: Duration,
+    /// How long what other replicas may have changed is believed.
+    pub view_ttl: Duration,
     /// Manifests in memory, in bytes.
     pub memory_bytes: u64,
     /// Those of fills.
@@ -78,6 +82,8 @@ pub struct Cache {
     digest_heads: Flights<OriginDigest, Result<ManifestHeader, CacheError>>,
     blob_heads: Flights<OriginDigest, Result<Option<u64>, CacheError>>,
     tag_lists: Flights<OriginKey, Result<Arc<Vec<Tag>>, CacheError>>,
+    referrer_lists: Flights<OriginDigest, Result<Arc<Vec<Referrer>>, CacheError>>,
+    view_reads: Flights<RepositoryName, Result<Arc<RepositoryView>, CacheError>>,
 }
 
 impl Cache {
@@ -94,6 +100,8 @@ impl Cache {
             digest_heads: Flights::new(tasks.clone()),
             blob_heads: Flights::new(tasks.clone()),
             tag_lists: Flights::new(tasks.clone()),
+            referrer_lists: Flights::new(tasks.clone()),
+            view_reads: Flights::new(tasks.clone()),
             store,
             clock,
             tasks,

@@ -6,6 +6,7 @@
 mod catalog;
 mod error;
 mod pull;
+mod referrers;
 mod tags;
 
 use std::collections::HashMap;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 pub use catalog::CatalogPage;
 pub use error::RegistryError;
 pub use pull::{Outcome, Pulled};
+pub use referrers::ReferrersPage;
 pub use tags::{Page, TagsPage};
 
 use crate::access::Authorized;

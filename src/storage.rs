@@ -15,6 +15,7 @@ mod lock;
 mod read;
 mod records;
 mod staged_blob;
+mod view;
 
 pub use blob_files::{BlobFiles, OpenBlob};
 pub use bucket::{Bucket, BucketClient, BucketStream, BucketUpload, StoredBlob};
@@ -23,10 +24,11 @@ pub use error::StorageError;
 pub use layout::Layout;
 pub use read::PieceReader;
 pub use records::{
-    BlobLinkRecord, ManifestRecord, RecordKey, Records, RepositoryKind, RepositoryRecord, SourceBlobRecord, TagRecord, ValidatedRecord,
-    unix_seconds,
+    BlobLinkRecord, ManifestRecord, PulledRecord, RecordKey, Records, RepositoryKind, RepositoryRecord, SourceBlobRecord, TagRecord,
+    ValidatedRecord, unix_seconds,
 };
 pub use staged_blob::StagedBlob;
+pub use view::RepositoryView;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -21,6 +21,7 @@ mod link;
 mod manifest;
 mod realm;
 mod redirect;
+mod referrers;
 mod retry_after;
 mod settings;
 mod source_id;

@@ -124,6 +124,10 @@ impl EdgeParts {
                     v2::blob::get(registry, &self.deliveries, target, digest, headers, record).await?
                 }
             }
+            Route::Referrers { name, subject } => {
+                let target = self.admit(&gate, parts, name, ns, Action::Pull, record).await?;
+                v2::referrers::get(registry, target, name, subject, query, record).await?
+            }
             Route::TagsList { name } => {
                 let target = self.admit(&gate, parts, name, ns, Action::Pull, record).await?;
                 v2::tags_list::get(registry, target, name, query, record).await?

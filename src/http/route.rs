@@ -33,6 +33,13 @@ pub enum Route {
         /// The blob.
         digest: Digest,
     },
+    /// `/v2/<name>/referrers/<digest>`.
+    Referrers {
+        /// As it was asked for.
+        name: RepositoryName,
+        /// What is referred to.
+        subject: Digest,
+    },
     /// `/v2/_catalog`.
     Catalog,
     /// `/v2/<name>/tags/list`.
@@ -103,6 +110,9 @@ pub fn parse(method: &Method, uri: &Uri) -> Result<Route, RouteError> {
             reading(method, || Ok(Route::Manifest { name: RepositoryName::parse(name)?, reference: Reference::parse(reference)? }))
         }
         ("blobs", digest) => reading(method, || Ok(Route::Blob { name: RepositoryName::parse(name)?, digest: Digest::parse(digest)? })),
+        ("referrers", subject) => {
+            reading(method, || Ok(Route::Referrers { name: RepositoryName::parse(name)?, subject: Digest::parse(subject)? }))
+        }
         _ => Err(RouteError::NotFound),
     }
 }
@@ -137,6 +147,7 @@ impl Route {
             Self::Manifest { .. } => "manifest",
             Self::Blob { .. } => "blob",
             Self::TagsList { .. } => "tags_list",
+            Self::Referrers { .. } => "referrers",
             Self::Catalog => "catalog",
         }
     }
@@ -170,6 +181,8 @@ mod tests {
         let tags = |name: &str| Ok(Route::TagsList { name: RepositoryName::parse(name).unwrap() });
         assert_eq!(get("/v2/a/tags/list"), tags("a"));
         assert_eq!(get("/v2/a/manifests/tags/list"), tags("a/manifests"));
+        let subject = Digest::parse(DIGEST).unwrap();
+        assert_eq!(get(&format!("/v2/a/referrers/{DIGEST}")), Ok(Route::Referrers { name: RepositoryName::parse("a").unwrap(), subject }));
         let blob = Route::Blob { name: RepositoryName::parse("a").unwrap(), digest: Digest::parse(DIGEST).unwrap() };
         assert_eq!(get(&format!("/v2/a/blobs/{DIGEST}")), Ok(blob.clone()));
         assert_eq!(get(&format!("/v2/a/blobs/{}", DIGEST.replace(':', "%3A"))), Ok(blob));
@@ -182,9 +195,10 @@ mod tests {
         assert!(matches!(get("/v2/a/../b/manifests/1"), Err(RouteError::Name(_))));
         assert!(matches!(get("/v2/a/manifests/-x"), Err(RouteError::Reference(_))));
         assert!(matches!(get("/v2/a/blobs/sha256:ab"), Err(RouteError::Digest(_))));
+        assert!(matches!(get("/v2/a/referrers/x"), Err(RouteError::Digest(_))));
         assert_eq!(get("/v2/a%2Fb/manifests/1"), Err(RouteError::Encoding));
         assert_eq!(get("/v2/a%ff/manifests/1"), Err(RouteError::Encoding));
-        for path in ["/", "/v1/", "/v2x", "/v2/_catalog/", "/v2/a/_catalog", "/v2/a", "/v2/a/b", "/v2/a/referrers/x"] {
+        for path in ["/", "/v1/", "/v2x", "/v2/_catalog/", "/v2/a/_catalog", "/v2/a", "/v2/a/b"] {
             assert_eq!(get(path), Err(RouteError::NotFound), "{path}");
         }
     }

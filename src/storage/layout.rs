@@ -7,6 +7,7 @@
 //! images/<name>/_manifests/sha256/<hex>      what is known of a manifest
 //! images/<name>/_tags/<tag>                  digest
 //! images/<name>/_validated/<tag>             when upstream last confirmed it
+//! images/<name>/_pulled/sha256/<hex>         when a manifest was last pulled
 //! images/<name>/_blobs/sha256/<hex>          this repository refers to this blob
 //! sources/<source>/sha256/ab/<hex>           this upstream, with this credential, has this blob
 //! headpond.lock                              held by the one process that uses the store
@@ -164,6 +165,11 @@ pub(super) fn validated(name: &RepositoryName, tag: &Tag) -> Key {
     image(name, &["_validated", tag.as_str()])
 }
 
+/// Key of a manifest's last pull.
+pub(super) fn pulled(name: &RepositoryName, digest: &Digest) -> Key {
+    image(name, &["_pulled", digest.algorithm().as_str(), &digest.hex()])
+}
+
 /// Key of a repository's link to a blob.
 pub(super) fn blob_link(name: &RepositoryName, digest: &Digest) -> Key {
     image(name, &["_blobs", digest.algorithm().as_str(), &digest.hex()])
@@ -173,6 +179,50 @@ pub(super) fn blob_link(name: &RepositoryName, digest: &Digest) -> Key {
 pub(super) fn source_blob(source: &str, digest: &Digest) -> Key {
     let hex = digest.hex();
     Key::from_iter(["sources", source, digest.algorithm().as_str(), hex.get(..2).unwrap_or_default(), hex.as_str()])
+}
+
+/// The kinds of record below a repository.
+pub(super) const IMAGE_KINDS: [&str; 5] = ["_blobs", "_manifests", "_pulled", "_tags", "_validated"];
+
+/// Prefix of a repository's records of one kind.
+pub(super) fn image_kind(name: &RepositoryName, kind: &str) -> Key {
+    image(name, &[kind])
+}
+
+/// Prefix of a repository's records, and of those of the repositories inside it.
+pub(super) fn images(name: &RepositoryName) -> Key {
+    image(name, &[])
+}
+
+/// Between the repositories inside a repository whose names begin with a digit and all of its own
+/// records, which stand in front of the other repositories inside it.
+pub(super) fn before_own_images(name: &RepositoryName) -> Key {
+    image(name, &["_"])
+}
+
+/// What a key of a repository's records is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ImageKey {
+    Link(Digest),
+    Manifest(Digest),
+    Pulled(Digest),
+    Tag(Tag),
+    Validated(Tag),
+}
+
+/// Reads a key below [`images`]; `None` if it is no record of this repository.
+pub(super) fn parse_image_key(name: &RepositoryName, key: &Key) -> Option<ImageKey> {
+    let parts: Vec<_> = key.prefix_match(&images(name))?.collect();
+    let parts: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
+    let digest = |algorithm: &str, hex: &str| Digest::parse(&format!("{algorithm}:{hex}")).ok();
+    match parts.as_slice() {
+        ["_blobs", algorithm, hex] => digest(algorithm, hex).map(ImageKey::Link),
+        ["_manifests", algorithm, hex] => digest(algorithm, hex).map(ImageKey::Manifest),
+        ["_pulled", algorithm, hex] => digest(algorithm, hex).map(ImageKey::Pulled),
+        ["_tags", tag] => Tag::parse(tag).ok().map(ImageKey::Tag),
+        ["_validated", tag] => Tag::parse(tag).ok().map(ImageKey::Validated),
+        _ => None,
+    }
 }
 
 fn image(name: &RepositoryName, rest: &[&str]) -> Key {

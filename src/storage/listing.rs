@@ -5,8 +5,8 @@
 
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
-use object_store::path::Path as Key;
 use object_store::ObjectMeta;
+use object_store::path::Path as Key;
 
 use super::records::{RecordKey, Records, RepositoryRecord};
 use super::{StorageError, layout};

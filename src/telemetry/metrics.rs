@@ -253,7 +253,7 @@ pub struct RuleMetrics {
 
 struct RuleCounters {
     rule: String,
-    cache_requests: [[IntCounter; 7]; 4],
+    cache_requests: [[IntCounter; 7]; 5],
     bytes_in: IntCounter,
     bytes_out: IntCounter,
     upstream_ttfb: Histogram,
@@ -314,7 +314,7 @@ impl RuleMetrics {
         match kind {
             CacheKind::Tag | CacheKind::Manifest => Some(manifests),
             CacheKind::Blob => Some(blobs),
-            CacheKind::TagsList => None,
+            CacheKind::TagsList | CacheKind::Referrers => None,
         }
     }
 

@@ -20,6 +20,7 @@ mod manifests;
 mod names;
 mod outage;
 mod pull;
+mod referrers;
 mod reload;
 mod server;
 mod server_tls;

@@ -19,18 +19,16 @@ pub(super) fn page(query: &str) -> Result<Page, HttpError> {
     Ok(Page { n: n.transpose()?, last: parameter(query, "last") })
 }
 
-/// Links to the page behind `last` of the list at `path`, for clients that asked for pages.
+/// Links to the page behind `last` of the list at `path`, with whatever else was asked.
 pub(super) fn next(headers: &mut HeaderMap, path: &str, last: &str, n: Option<usize>, query: &str) {
-    let again = |name: &str| parameter(query, name).map(|value| format!("&{name}={}", encode(&value))).unwrap_or_default();
-    let n = n.map(|n| format!("&n={n}")).unwrap_or_default();
-    headers.insert(LINK, text(&format!("<{path}?last={}{n}{}>; rel=\"next\"", encode(last), again("ns"))));
+    let rest = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name != "last" && name != "n");
+    let n = n.map(|n| ("n".into(), n.to_string().into()));
+    let mut next = form_urlencoded::Serializer::new(String::new());
+    next.append_pair("last", last).extend_pairs(n.into_iter().chain(rest));
+    headers.insert(LINK, text(&format!("<{path}?{}>; rel=\"next\"", next.finish())));
 }
 
 /// The first value of a query parameter.
 pub(in crate::http) fn parameter(query: &str, name: &str) -> Option<String> {
     form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
-}
-
-fn encode(value: &str) -> String {
-    form_urlencoded::byte_serialize(value.as_bytes()).collect()
 }
