@@ -5,6 +5,7 @@
 
 mod backoff;
 mod blobs;
+mod bucket;
 mod catalog;
 mod error;
 pub mod fill;
@@ -23,8 +24,9 @@ mod vouch;
 
 pub use backoff::Backoff;
 pub use blobs::{BlobAnswer, BlobDelivery};
+pub use bucket::Redirects;
 pub use error::CacheError;
-pub use fill::{FillError, FillLimits, Follower};
+pub use fill::{FillError, FillLimits, Follower, UploadLimits};
 pub use flight::{FlightAborted, Flights, Role};
 pub use freshness::StaleReason;
 pub use manifests::{CachedManifest, ManifestHeader};
@@ -39,8 +41,8 @@ use crate::clock::Clock;
 use crate::oci::{Digest, Referrer, RepositoryName, Tag};
 use crate::storage::{RepositoryView, Store, unix_seconds};
 use crate::tasks::Tasks;
-use crate::telemetry::metrics::CacheResult;
-use fill::Fills;
+use crate::telemetry::metrics::{CacheResult, Metrics};
+use fill::{Fills, Uploads};
 use memory::Memory;
 use origin::OriginKey;
 
@@ -61,6 +63,10 @@ pub struct CacheLimits {
     pub memory_bytes: u64,
     /// Those of fills.
     pub fills: FillLimits,
+    /// Those of uploads to the bucket.
+    pub uploads: UploadLimits,
+    /// Redirects to the bucket; `None` where blobs are sent through this server.
+    pub redirects: Option<Redirects>,
 }
 
 type OriginTag = (OriginKey, Tag);
@@ -81,6 +87,7 @@ pub struct Cache {
     tag_heads: Flights<OriginTag, Result<ManifestHeader, CacheError>>,
     digest_heads: Flights<OriginDigest, Result<ManifestHeader, CacheError>>,
     blob_heads: Flights<OriginDigest, Result<Option<u64>, CacheError>>,
+    bucket_looks: Flights<Digest, Option<u64>>,
     tag_lists: Flights<OriginKey, Result<Arc<Vec<Tag>>, CacheError>>,
     referrer_lists: Flights<OriginDigest, Result<Arc<Vec<Referrer>>, CacheError>>,
     view_reads: Flights<RepositoryName, Result<Arc<RepositoryView>, CacheError>>,
@@ -89,16 +96,23 @@ pub struct Cache {
 impl Cache {
     /// A cache over `store`.
     #[must_use]
-    pub fn new(store: Arc<Store>, clock: Clock, tasks: Tasks, limits: CacheLimits) -> Self {
+    pub fn new(store: Arc<Store>, clock: Clock, tasks: Tasks, limits: CacheLimits, metrics: &Metrics) -> Self {
+        let bucket = store.bucket.clone().map(|bucket| {
+            let (blobs, pending, limits) = (store.blobs.clone(), store.pending_uploads(), limits.uploads.clone());
+            let uploads = Uploads::new(bucket.clone(), blobs, pending, store.keeps_on_disk, limits, tasks.clone(), metrics);
+            tasks.spawn("uploads", uploads.clone().retry_pending());
+            (bucket, uploads)
+        });
         Self {
             memory: Arc::new(Memory::new(&limits)),
-            fills: Fills::new(store.blobs.clone(), limits.fills.clone(), tasks.clone()),
+            fills: Fills::new(store.blobs.clone(), bucket, limits.fills.clone(), tasks.clone()),
             revalidations: Flights::new(tasks.clone()),
             tag_imports: Flights::new(tasks.clone()),
             digest_imports: Flights::new(tasks.clone()),
             tag_heads: Flights::new(tasks.clone()),
             digest_heads: Flights::new(tasks.clone()),
             blob_heads: Flights::new(tasks.clone()),
+            bucket_looks: Flights::new(tasks.clone()),
             tag_lists: Flights::new(tasks.clone()),
             referrer_lists: Flights::new(tasks.clone()),
             view_reads: Flights::new(tasks.clone()),

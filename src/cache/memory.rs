@@ -4,6 +4,7 @@
 //! the store puts it in only where nothing is: what upstream said meanwhile is newer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use moka::sync::Cache as Moka;
 
@@ -12,7 +13,7 @@ use super::origin::OriginKey;
 use super::tags::TagEntry;
 use super::view::KnownView;
 use super::{CacheLimits, OriginDigest, OriginTag};
-use crate::oci::{Referrer, RepositoryName, Tag};
+use crate::oci::{Digest, Referrer, RepositoryName, Tag};
 use crate::storage::RepositoryRecord;
 use crate::upstream::UpstreamError;
 
@@ -29,6 +30,8 @@ const MAX_REFERRERS_BYTES: u64 = 32 * 1024 * 1024;
 const ENTRY_BYTES: usize = 300;
 /// Views of repositories, in bytes. One that is larger is read anew each time.
 const MAX_VIEWS_BYTES: u64 = 32 * 1024 * 1024;
+/// How long it is believed that the bucket has a blob: far less than the grace of garbage collection.
+const IN_BUCKET_FOR: Duration = Duration::from_secs(600);
 
 /// The maps.
 pub(super) struct Memory {
@@ -44,6 +47,8 @@ pub(super) struct Memory {
     pub(super) vouched: Moka<OriginDigest, ()>,
     /// Blobs that a cached manifest refers to: size by the descriptor.
     pub(super) links: Moka<OriginDigest, Option<u64>>,
+    /// Blobs that the bucket has: their lengths.
+    pub(super) in_bucket: Moka<Digest, u64>,
     /// Lists of tags as upstream sent them.
     pub(super) tag_lists: Moka<OriginKey, Arc<Vec<Tag>>>,
     /// The last such list, for when upstream is gone.
@@ -71,6 +76,7 @@ impl Memory {
             head_tags: Moka::new(MAX_ENTRIES),
             vouched: Moka::new(MAX_ENTRIES),
             links: Moka::new(MAX_ENTRIES),
+            in_bucket: Moka::builder().max_capacity(MAX_ENTRIES).time_to_live(IN_BUCKET_FOR).build(),
             tag_lists: Moka::builder().max_capacity(MAX_LISTED_TAGS).weigher(listed_tags).time_to_live(limits.tags_list_ttl).build(),
             old_tag_lists: Moka::builder().max_capacity(MAX_LISTED_TAGS).weigher(listed_tags).build(),
             referrers: Moka::builder()
