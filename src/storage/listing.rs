@@ -21,7 +21,7 @@ impl Records {
     pub fn repository_names(&self, last: Option<&str>) -> BoxStream<'static, Result<RepositoryName, StorageError>> {
         let after = last.filter(|last| !last.is_empty()).map(layout::repository_of_text);
         let records = self.clone();
-        let names = self.listed(layout::repositories(), after).map(move |object| {
+        let names = self.listed(layout::repositories(), after.as_ref()).map(move |object| {
             let records = records.clone();
             async move { records.name_of(object?.location).await }
         });
@@ -29,8 +29,8 @@ impl Records {
     }
 
     /// The objects below `prefix` whose keys sort behind `after`, in the order of their keys.
-    pub(super) fn listed(&self, prefix: Key, after: Option<Key>) -> BoxStream<'static, Result<ObjectMeta, StorageError>> {
-        let objects = match &after {
+    pub(super) fn listed(&self, prefix: Key, after: Option<&Key>) -> BoxStream<'static, Result<ObjectMeta, StorageError>> {
+        let objects = match after {
             Some(after) => self.store.list_with_offset(Some(&prefix), after),
             None => self.store.list(Some(&prefix)),
         };
