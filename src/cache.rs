@@ -17,6 +17,7 @@ mod memory;
 mod negative;
 mod origin;
 mod referrers;
+mod replicas;
 mod tags;
 mod tags_list;
 mod view;
@@ -45,6 +46,7 @@ use crate::telemetry::metrics::{CacheResult, Metrics};
 use fill::{Fills, Uploads};
 use memory::Memory;
 use origin::OriginKey;
+use replicas::Through;
 
 /// Limits of the cache; the configuration's `limits` name and default them.
 #[derive(Clone, Debug)]
@@ -81,6 +83,7 @@ pub struct Cache {
     clock: Clock,
     tasks: Tasks,
     limits: Arc<CacheLimits>,
+    through: Through,
     revalidations: Flights<OriginTag, freshness::Revalidation>,
     tag_imports: Flights<OriginTag, Result<Arc<CachedManifest>, CacheError>>,
     digest_imports: Flights<OriginDigest, Result<Arc<CachedManifest>, CacheError>>,
@@ -106,6 +109,7 @@ impl Cache {
         Self {
             memory: Arc::new(Memory::new(&limits)),
             fills: Fills::new(store.blobs.clone(), bucket, limits.fills.clone(), tasks.clone()),
+            through: Through::new(&tasks),
             revalidations: Flights::new(tasks.clone()),
             tag_imports: Flights::new(tasks.clone()),
             digest_imports: Flights::new(tasks.clone()),

@@ -88,6 +88,9 @@ impl Cache {
     /// Asks upstream whether it has the blob, once for all who want to know now.
     pub(super) async fn ask_for_word(&self, origin: &Arc<Origin>, digest: &Digest) -> Result<(Option<u64>, CacheResult), CacheError> {
         self.refuse_again(origin, digest)?;
+        if let Some(word) = self.blob_word_through(origin, digest).await {
+            return word;
+        }
         let (cache, asking, wanted) = (self.clone(), Arc::clone(origin), *digest);
         let (role, landing) = self.blob_heads.join((origin.key(), *digest), || async move {
             // What upstream said between this caller's look and now.

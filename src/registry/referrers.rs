@@ -37,7 +37,7 @@ impl Registry {
         let all = pulled(&origin, CacheKind::Referrers, self.cache.referrers(&origin, subject).await)?;
         let is_wanted = |referrer: &&Referrer| artifact_type.is_none_or(|wanted| referrer.artifact_type.as_deref() == Some(wanted));
         let value = cut(all.value.iter().filter(is_wanted), last);
-        Ok(Pulled { value, outcome: all.outcome, stale: all.stale })
+        Ok(Pulled { value, outcome: all.outcome, stale: all.stale, validated_at: None })
     }
 }
 
