@@ -6,6 +6,7 @@ pub mod authorize;
 mod cidr;
 pub mod principal;
 pub mod replica;
+mod sight;
 pub mod users;
 mod verdicts;
 
@@ -14,4 +15,5 @@ pub use authenticate::{AuthenticateError, Authenticator};
 pub use authorize::{Authorized, Authorizer, Forbidden};
 pub use principal::Principal;
 pub use replica::{ReplicaCheck, RequestLine};
+pub use sight::Sight;
 pub use users::{Users, UsersError};

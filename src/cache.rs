@@ -6,6 +6,7 @@
 mod backoff;
 mod blobs;
 mod bucket;
+mod catalog;
 mod error;
 pub mod fill;
 mod flight;
@@ -15,9 +16,11 @@ mod manifests;
 mod memory;
 mod negative;
 mod origin;
+mod referrers;
 mod replicas;
 mod tags;
 mod tags_list;
+mod view;
 mod vouch;
 
 pub use backoff::Backoff;
@@ -36,8 +39,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::oci::{Digest, Tag};
-use crate::storage::{Store, unix_seconds};
+use crate::oci::{Digest, Referrer, RepositoryName, Tag};
+use crate::storage::{RepositoryView, Store, unix_seconds};
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::{CacheResult, Metrics};
 use fill::{Fills, Uploads};
@@ -54,8 +57,10 @@ pub struct CacheLimits {
     pub revalidate_backoff: Duration,
     /// How long "not found" is remembered.
     pub negative_ttl: Duration,
-    /// How long a list of tags is served before upstream is asked again.
+    /// How long a list of tags or of referrers is served before upstream is asked again.
     pub tags_list_ttl: Duration,
+    /// How long what other replicas may have changed is believed.
+    pub view_ttl: Duration,
     /// Manifests in memory, in bytes.
     pub memory_bytes: u64,
     /// Those of fills.
@@ -87,6 +92,8 @@ pub struct Cache {
     blob_heads: Flights<OriginDigest, Result<Option<u64>, CacheError>>,
     bucket_looks: Flights<Digest, Option<u64>>,
     tag_lists: Flights<OriginKey, Result<Arc<Vec<Tag>>, CacheError>>,
+    referrer_lists: Flights<OriginDigest, Result<Arc<Vec<Referrer>>, CacheError>>,
+    view_reads: Flights<RepositoryName, Result<Arc<RepositoryView>, CacheError>>,
 }
 
 impl Cache {
@@ -111,6 +118,8 @@ impl Cache {
             blob_heads: Flights::new(tasks.clone()),
             bucket_looks: Flights::new(tasks.clone()),
             tag_lists: Flights::new(tasks.clone()),
+            referrer_lists: Flights::new(tasks.clone()),
+            view_reads: Flights::new(tasks.clone()),
             store,
             clock,
             tasks,

@@ -3,15 +3,19 @@
 //! Each takes an [`Authorized`] target by value, finds its [`Origin`], asks the cache, and says how
 //! it went in the registry's own words ([`RegistryError`]).
 
+mod catalog;
 mod error;
 mod pull;
+mod referrers;
 mod tags;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+pub use catalog::CatalogPage;
 pub use error::RegistryError;
 pub use pull::{Outcome, Pulled};
+pub use referrers::ReferrersPage;
 pub use tags::{Page, TagsPage};
 
 use crate::access::Authorized;

@@ -21,6 +21,7 @@ mod link;
 mod manifest;
 mod realm;
 mod redirect;
+mod referrers;
 mod replica;
 mod retry_after;
 mod settings;

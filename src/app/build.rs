@@ -97,6 +97,7 @@ pub(super) fn cache_limits(config: &Config) -> CacheLimits {
         revalidate_backoff: limits.revalidate_backoff,
         negative_ttl: limits.negative_ttl,
         tags_list_ttl: limits.tags_list_ttl,
+        view_ttl: limits.view_ttl,
         memory_bytes: limits.memory_cache,
         fills: FillLimits {
             max_fills: limits.max_fills,

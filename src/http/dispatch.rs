@@ -23,8 +23,8 @@ use super::request_record::{RecordedBody, RequestRecord};
 use super::route::{self, Route};
 use super::server::ClientAddress;
 use super::v2;
-use super::v2::tags_list::parameter;
-use crate::access::{Action, Authenticator, Authorized, Authorizer, Principal, RequestLine};
+use super::v2::paging::parameter;
+use crate::access::{Action, Authenticator, Authorized, Authorizer, Principal, RequestLine, Sight};
 use crate::oci::RepositoryName;
 use crate::registry::Registry;
 use crate::rules::{RuleTable, Target};
@@ -108,6 +108,10 @@ impl EdgeParts {
                 self.authenticate(gate, parts, record).await?;
                 v2::base::base()
             }
+            Route::Catalog => {
+                let principal = self.authenticate(gate, parts, record).await?;
+                v2::catalog::get(registry, &Sight::new(&gate.rules, gate.authorizer, &principal), query).await?
+            }
             Route::Manifest { name, reference } => {
                 let action = v2::action(v2::demand(headers));
                 let target = self.admit(gate, parts, name, ns, action, record).await?;
@@ -124,6 +128,10 @@ impl EdgeParts {
                 } else {
                     v2::blob::get(registry, &self.deliveries, target, digest, headers, record).await?
                 }
+            }
+            Route::Referrers { name, subject } => {
+                let target = self.admit(gate, parts, name, ns, Action::Pull, record).await?;
+                v2::referrers::get(registry, target, name, subject, query, record).await?
             }
             Route::TagsList { name } => {
                 let target = self.admit(gate, parts, name, ns, Action::Pull, record).await?;

@@ -67,7 +67,7 @@ pub const TABLE: [(ErrorKind, u16, ErrorCode, &str); 18] = [
     (ErrorKind::NameInvalid, 400, ErrorCode::NameInvalid, "the repository name does not follow the grammar"),
     (ErrorKind::TagInvalid, 404, ErrorCode::ManifestUnknown, "the tag does not follow the grammar, so no manifest can have it"),
     (ErrorKind::DigestInvalid, 400, ErrorCode::DigestInvalid, "the digest does not follow the grammar"),
-    (ErrorKind::PageSizeInvalid, 400, ErrorCode::PaginationNumberInvalid, "`n` of tags/list is not a number"),
+    (ErrorKind::PageSizeInvalid, 400, ErrorCode::PaginationNumberInvalid, "`n` of a list is not a number"),
     (ErrorKind::Unauthorized, 401, ErrorCode::Unauthorized, "login needed, or the login is wrong; `WWW-Authenticate` says how"),
     (ErrorKind::Denied, 403, ErrorCode::Denied, "the rule does not allow the name"),
     (ErrorKind::NameUnknown, 404, ErrorCode::NameUnknown, "no rule matches, and no repository has that name"),

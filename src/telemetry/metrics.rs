@@ -264,7 +264,7 @@ pub struct RuleMetrics {
 
 struct RuleCounters {
     rule: String,
-    cache_requests: [[IntCounter; 7]; 4],
+    cache_requests: [[IntCounter; 7]; 5],
     bytes_in: IntCounter,
     bytes_out: IntCounter,
     bytes_redirected: IntCounter,
@@ -334,7 +334,7 @@ impl RuleMetrics {
         match kind {
             CacheKind::Tag | CacheKind::Manifest => Some(manifests),
             CacheKind::Blob => Some(blobs),
-            CacheKind::TagsList => None,
+            CacheKind::TagsList | CacheKind::Referrers => None,
         }
     }
 

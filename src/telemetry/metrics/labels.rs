@@ -49,10 +49,12 @@ pub enum CacheKind {
     Blob,
     /// A list of tags.
     TagsList,
+    /// A list of what refers to a manifest.
+    Referrers,
 }
 
 impl CacheKind {
-    pub(super) const ALL: [Self; 4] = [Self::Tag, Self::Manifest, Self::Blob, Self::TagsList];
+    pub(super) const ALL: [Self; 5] = [Self::Tag, Self::Manifest, Self::Blob, Self::TagsList, Self::Referrers];
 
     /// The label's value.
     #[must_use]
@@ -62,6 +64,7 @@ impl CacheKind {
             Self::Manifest => "manifest",
             Self::Blob => "blob",
             Self::TagsList => "tags_list",
+            Self::Referrers => "referrers",
         }
     }
 }
