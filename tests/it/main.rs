@@ -4,6 +4,7 @@
 mod architecture;
 mod auth;
 mod bad_input;
+mod chart;
 mod cli;
 mod config;
 mod documents;

@@ -47,7 +47,7 @@ spec:
         - {name: {{ include "headpond.portName" $index }}, containerPort: {{ $listener.port }}, protocol: TCP}
         {{- end }}
         - {name: admin, containerPort: {{ include "headpond.port" $config.admin.address }}, protocol: TCP}
-      # It serves before it has looked through its store, so this is soon; a bucket that is slow to answer has a minute.
+      # Soon, whatever the size of the store; a bucket that is slow to answer gets a minute.
       startupProbe:
         httpGet: {path: /healthz, port: admin}
         periodSeconds: 2
