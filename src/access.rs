@@ -5,6 +5,7 @@ pub mod authenticate;
 pub mod authorize;
 mod cidr;
 pub mod principal;
+pub mod replica;
 pub mod users;
 mod verdicts;
 
@@ -12,4 +13,5 @@ pub use action::Action;
 pub use authenticate::{AuthenticateError, Authenticator};
 pub use authorize::{Authorized, Authorizer, Forbidden};
 pub use principal::Principal;
+pub use replica::{ReplicaCheck, RequestLine};
 pub use users::{Users, UsersError};

@@ -100,7 +100,13 @@ impl ErrorKind {
         match error {
             HttpError::Route(error) => Self::of_route(error),
             HttpError::Authenticate(AuthenticateError::Busy | AuthenticateError::Failed) => Self::Unavailable,
-            HttpError::Authenticate(AuthenticateError::Required | AuthenticateError::Malformed | AuthenticateError::Wrong)
+            HttpError::Authenticate(
+                AuthenticateError::Required
+                | AuthenticateError::Malformed
+                | AuthenticateError::Wrong
+                | AuthenticateError::Replica(_)
+                | AuthenticateError::NoReplicas,
+            )
             | HttpError::Forbidden(Forbidden::NeedsUser { .. } | Forbidden::RefreshNeedsUser) => Self::Unauthorized,
             HttpError::Forbidden(Forbidden::Excluded { .. }) => Self::Denied,
             HttpError::Resolve(ResolveError::TooLong) => Self::NameInvalid,

@@ -5,11 +5,11 @@ use axum::http::header::{CONTENT_TYPE, LINK};
 use axum::http::{HeaderValue, Response};
 use serde::Serialize;
 
-use super::{text, warn};
+use super::{DOCKER_CONTENT_DIGEST, text, warn};
 use crate::access::Authorized;
 use crate::http::error::HttpError;
 use crate::http::request_record::RequestRecord;
-use crate::oci::{RepositoryName, Tag};
+use crate::oci::{Digest, RepositoryName, Tag};
 use crate::registry::{Page, Registry};
 use crate::rules::Target;
 
@@ -34,9 +34,15 @@ pub(in crate::http) async fn get(
     let page = page(query)?;
     let listed = record.outcome(registry.list_tags(target, &page).await?);
     let answer = Answer { name: asked.as_str(), tags: listed.tags.iter().map(Tag::as_str).collect() };
-    let mut response = Response::new(Body::from(serde_json::to_vec(&answer).unwrap_or_default()));
+    let body = serde_json::to_vec(&answer).unwrap_or_default();
+    // Another replica believes a list only if it is the one that the proof is about.
+    let digest = record.replica().map(|_| Digest::of(&body));
+    let mut response = Response::new(Body::from(body));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(digest) = digest {
+        headers.insert(DOCKER_CONTENT_DIGEST, text(&digest.to_string()));
+    }
     warn(headers, record.stale());
     if let Some((n, last)) = page.n.zip(listed.tags.last()).filter(|_| listed.more) {
         let ns = parameter(query, "ns").map(|ns| format!("&ns={}", encode(&ns))).unwrap_or_default();
