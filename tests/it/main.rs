@@ -5,6 +5,7 @@ mod architecture;
 mod auth;
 mod bad_input;
 mod catalog;
+mod chart;
 mod cli;
 mod config;
 mod documents;
