@@ -13,11 +13,17 @@ mod footprint;
 mod index;
 mod layout;
 mod leftovers;
+mod listing;
 mod lock;
+mod pending;
+mod preconditions;
 mod read;
 mod records;
 mod room;
+mod small;
 mod staged_blob;
+mod versions;
+mod view;
 mod walk;
 
 pub use blob_files::{BlobFiles, OpenBlob};
@@ -25,22 +31,28 @@ pub use bucket::{Bucket, BucketClient, BucketStream, BucketUpload, StoredBlob};
 pub use disk::{Disk, LocalDisk, Space};
 pub use error::StorageError;
 pub use layout::Layout;
+pub use pending::PendingUploads;
+pub use preconditions::{KnownPreconditions, Preconditions, Support};
 pub use read::PieceReader;
 pub use records::{
-    BlobLinkRecord, ManifestRecord, RecordKey, Records, RepositoryKind, RepositoryRecord, SourceBlobRecord, TagRecord, ValidatedRecord,
-    unix_seconds,
+    BlobLinkRecord, ManifestRecord, PulledRecord, RecordKey, Records, RepositoryKind, RepositoryRecord, SourceBlobRecord, TagRecord,
+    ValidatedRecord, unix_seconds,
 };
 pub use room::{Room, RoomLimits, RoomNumbers};
 pub use staged_blob::StagedBlob;
+pub use versions::{Conflict, Expected, IfChanged, Version};
+pub use view::RepositoryView;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 
 use crate::clock::Clock;
+use crate::oci::Digest;
 use counted_objects::CountedObjects;
 
 /// One store, held exclusively by this process; its bucket may be shared.
@@ -52,6 +64,8 @@ pub struct Store {
     pub bucket: Option<Bucket>,
     /// What is known of it.
     pub records: Records,
+    /// Whether committed blobs stay on disk. Without a bucket they always do.
+    pub keeps_on_disk: bool,
     layout: Layout,
     _lock: lock::StoreLock,
 }
@@ -64,6 +78,8 @@ pub struct StoreParts {
     pub disk: Arc<dyn Disk>,
     /// The bucket; without one, the directory is the truth.
     pub bucket: Option<BucketClient>,
+    /// Whether committed blobs stay in the directory where a bucket has them too.
+    pub keeps_on_disk: bool,
     /// Wrapped around the object store: how tests fail the Nth call.
     pub around: fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>,
     /// How much the directory may hold.
@@ -80,6 +96,7 @@ impl StoreParts {
             path: path.to_owned(),
             disk: Arc::new(LocalDisk),
             bucket: None,
+            keeps_on_disk: true,
             around: |objects| objects,
             room: RoomLimits::default(),
             clock: Clock::system(),
@@ -99,13 +116,53 @@ impl Store {
         let lock = lock::StoreLock::take(&layout.lock_file())?;
         leftovers::remove_staged(&layout)?;
         let room = Room::new(layout.clone(), Arc::clone(&parts.disk), parts.clock, parts.room, parts.bucket.is_none());
-        let bucket = parts.bucket.map(|client| BucketClient { objects: (parts.around)(client.objects), ..client });
-        let objects = match &bucket {
-            Some(client) => Arc::clone(&client.objects),
-            None => (parts.around)(Arc::new(CountedObjects::new(local_objects(&layout)?, room.clone()))),
+        let bucket = parts.bucket.map(|client| Bucket::new(BucketClient { objects: (parts.around)(client.objects), ..client }));
+        let records = match &bucket {
+            Some(bucket) => bucket.records(),
+            None => Records::new((parts.around)(Arc::new(CountedObjects::new(local_objects(&layout)?, room.clone())))),
         };
         let blobs = BlobFiles::new(layout.clone(), parts.disk, room);
-        Ok(Self { blobs, bucket: bucket.map(Bucket::new), records: Records::new(objects), layout, _lock: lock })
+        let keeps_on_disk = parts.keeps_on_disk || bucket.is_none();
+        PendingUploads::new(&layout, blobs.room().clone()).hold_all();
+        Ok(Self { blobs, bucket, records, keeps_on_disk, layout, _lock: lock })
+    }
+
+    /// The notes of blobs that the bucket has not taken yet.
+    #[must_use]
+    pub fn pending_uploads(&self) -> PendingUploads {
+        PendingUploads::new(&self.layout, self.blobs.room().clone())
+    }
+
+    /// A small blob: from disk, or else from the bucket. `None` if it is in neither, or longer than `max_bytes`. Its
+    /// digest is the caller's to check.
+    ///
+    /// # Errors
+    /// When the store cannot say.
+    pub async fn read_small(&self, digest: &Digest, max_bytes: usize) -> Result<Option<Bytes>, StorageError> {
+        if let Some(blob) = self.blobs.open(digest)? {
+            return small::read_file(blob, max_bytes).await;
+        }
+        let Some(bucket) = &self.bucket else { return Ok(None) };
+        match bucket.read(digest, None).await? {
+            Some(stream) => small::read_stream(stream, max_bytes).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Stores a small blob whose digest the caller has computed: in the bucket, if there is one, and on disk. One that is
+    /// there with other bytes is written anew.
+    ///
+    /// # Errors
+    /// When the truth, bucket or disk, does not take it.
+    pub async fn put_small(&self, digest: &Digest, bytes: Bytes) -> Result<(), StorageError> {
+        if let Some(bucket) = &self.bucket {
+            bucket.put(digest, bytes.clone()).await?;
+        }
+        if !self.keeps_on_disk {
+            return Ok(());
+        }
+        let on_disk = small::put_file(self.blobs.clone(), *digest, bytes).await;
+        if self.bucket.is_some() { Ok(()) } else { on_disk }
     }
 
     /// Removes what a crash may have left among the records. Walks the whole store, so it is run

@@ -7,7 +7,7 @@
 
 mod slots;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
@@ -59,6 +59,8 @@ pub(super) struct Index {
     pinned_bytes: u64,
     walk_is_over: bool,
     used_early: HashMap<Digest, u64>,
+    /// Kept by somebody, whether they are there yet or not.
+    held: HashSet<Digest>,
 }
 
 impl Index {
@@ -80,7 +82,7 @@ impl Index {
     /// Adds a blob that was just committed, as the most recently used one.
     pub(super) fn insert(&mut self, digest: &Digest, disk_bytes: u64, now_ms: u64) {
         let slot = self.slot_of(digest);
-        let was_pinned = self.slots.list(slot) == List::Pinned;
+        let is_pinned = self.slots.list(slot) == List::Pinned || self.held.contains(digest);
         self.forget_bytes(slot);
         self.slots.unlink(slot);
         if let Some(it) = self.slots.get_mut(slot) {
@@ -88,7 +90,7 @@ impl Index {
             it.used_ms = now_ms;
             it.noted_seconds = seconds(now_ms);
         }
-        self.slots.push_newest(slot, if was_pinned { List::Pinned } else { List::Ordered });
+        self.slots.push_newest(slot, if is_pinned { List::Pinned } else { List::Ordered });
         self.count_bytes(slot);
     }
 
@@ -116,6 +118,19 @@ impl Index {
     /// Keeps a blob from being evicted. False if it is not there.
     pub(super) fn pin(&mut self, digest: &Digest) -> bool {
         self.move_to(digest, List::Pinned)
+    }
+
+    /// Keeps a blob that is there, or comes, from being evicted.
+    pub(super) fn hold(&mut self, digest: &Digest) {
+        self.held.insert(*digest);
+        self.pin(digest);
+    }
+
+    /// Lets a held blob be evicted.
+    pub(super) fn release(&mut self, digest: &Digest) {
+        if self.held.remove(digest) {
+            self.unpin(digest);
+        }
     }
 
     /// Lets a pinned blob be evicted again, as the most recently used one.
@@ -154,12 +169,18 @@ impl Index {
             return None;
         }
         let used_early = self.used_early.remove(digest);
+        let is_held = self.held.contains(digest);
         let slot = self.slot_of(digest);
         let it = self.slots.get_mut(slot)?;
         it.sectors = sectors(disk_bytes);
         it.used_ms = used_early.unwrap_or(modified_ms);
         it.noted_seconds = seconds(modified_ms);
-        self.slots.push_newest(slot, if length_bytes > MAX_MANIFEST_BYTES { List::Walked } else { List::Unsure });
+        let list = match length_bytes {
+            _ if is_held => List::Pinned,
+            0..=MAX_MANIFEST_BYTES => List::Unsure,
+            _ => List::Walked,
+        };
+        self.slots.push_newest(slot, list);
         self.count_bytes(slot);
         Some(Waiting { used_ms: modified_ms, slot })
     }

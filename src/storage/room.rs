@@ -123,18 +123,18 @@ impl Room {
     /// Keeps a manifest that came in as a blob from being evicted, where that is not in a bucket.
     pub fn keep_manifest(&self, digest: &Digest) {
         if self.shared.keeps_manifests {
-            self.hold(digest);
+            self.books().index.pin(digest);
         }
     }
 
-    /// Keeps a blob from being evicted, until it is released or the process ends. False if it is not there.
-    pub fn hold(&self, digest: &Digest) -> bool {
-        self.books().index.pin(digest)
+    /// Keeps a blob that is there, or is about to come, from being evicted until it is released.
+    pub(super) fn hold(&self, digest: &Digest) {
+        self.books().index.hold(digest);
     }
 
     /// Lets a blob that was held be evicted.
-    pub fn release(&self, digest: &Digest) {
-        self.books().index.unpin(digest);
+    pub(super) fn release(&self, digest: &Digest) {
+        self.books().index.release(digest);
     }
 
     /// A blob's file is gone by other hands than eviction's.

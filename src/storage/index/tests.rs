@@ -172,3 +172,18 @@ fn file_is_told_of_a_use_once_in_a_while() {
     assert!(index.touch(&digest(1), later(1200), true));
     assert!(!index.touch(&digest(2), later(5000), true), "it is not there");
 }
+
+#[test]
+fn held_blob_stays_from_before_it_comes_until_it_is_released() {
+    let mut index = Index::default();
+    index.hold(&digest(1));
+    index.hold(&digest(2));
+    index.insert(&digest(1), 512, 1);
+    let waiting = index.seen(&digest(2), 512, 0, 1 << 30).unwrap();
+    index.settle(&[waiting]);
+    assert_eq!((index.take_oldest(), index.pinned_bytes()), (None, 1024));
+    index.release(&digest(2));
+    index.release(&digest(3));
+    assert_eq!(index.take_oldest().map(|taken| taken.digest), Some(digest(2)));
+    assert_eq!(index.take_oldest(), None);
+}

@@ -9,11 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use headpond::clock::Clock;
-use headpond::oci::{Digest, DigestHasher};
+use headpond::oci::{Digest, DigestHasher, RepositoryName};
 use headpond::storage::{BlobLinkRecord, Disk, LocalDisk, ManifestRecord, RecordKey, RoomLimits, Space, StorageError, Store, StoreParts};
 use tempfile::TempDir;
 
-use super::name;
 use crate::du::du;
 use crate::fake_upstream::pseudo_random;
 
@@ -74,6 +73,10 @@ impl SmallDisk {
         let store = directory.path().to_owned();
         Arc::new(Self { store, total_bytes, others_bytes: AtomicU64::new(0), asked: AtomicU64::new(0) })
     }
+}
+
+fn name(text: &str) -> RepositoryName {
+    RepositoryName::parse(text).unwrap()
 }
 
 fn parts(directory: &TempDir, max_bytes: Option<u64>, clock: &Clock) -> StoreParts {
@@ -303,7 +306,7 @@ fn what_cannot_be_evicted_does_not_grow_past_the_cap() {
     let (directory, _, store) = capped(MIB);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let write = |number: u64| {
-        let key = RecordKey::blob_link(&name("up/library/x"), &super::digest(number));
+        let key = RecordKey::blob_link(&name("up/library/x"), &Digest::of(&number.to_le_bytes()));
         runtime.block_on(store.records.write(&key, &BlobLinkRecord { source: String::new(), size_bytes: None }))
     };
     let written = (0..500).take_while(|number| write(*number).is_ok()).count();
