@@ -11,6 +11,7 @@ mod config;
 mod documents;
 mod du;
 mod errors;
+mod evict;
 mod fake_bucket;
 mod fake_upstream;
 mod faulty_disk;
