@@ -51,7 +51,7 @@ impl Cache {
     pub async fn blob(&self, origin: &Arc<Origin>, digest: &Digest, range: Option<RangeRequest>) -> Result<BlobAnswer, CacheError> {
         let standing = self.standing(origin, digest).await;
         if standing == Standing::Vouched
-            && let Some(answer) = self.redirect(digest, range).await
+            && let Some(answer) = self.redirect(origin, digest, range).await
         {
             return Ok(answer);
         }
