@@ -6,25 +6,32 @@
 
 mod blob_files;
 mod bucket;
+mod control_socket;
 mod disk;
 mod error;
+mod inventory;
 mod layout;
 mod leftovers;
 mod lock;
+mod quarantine;
 mod read;
 mod records;
+mod repository_walk;
 mod staged_blob;
 
 pub use blob_files::{BlobFiles, OpenBlob};
 pub use bucket::{Bucket, BucketClient, BucketStream, BucketUpload, StoredBlob};
+pub use control_socket::{ControlSocket, connect_control};
 pub use disk::{Disk, LocalDisk};
 pub use error::StorageError;
+pub use inventory::{BlobCheck, Inventory};
 pub use layout::Layout;
 pub use read::PieceReader;
 pub use records::{
     BlobLinkRecord, ManifestRecord, RecordKey, Records, RepositoryKind, RepositoryRecord, SourceBlobRecord, TagRecord, ValidatedRecord,
     unix_seconds,
 };
+pub use repository_walk::{Listed, RepositoryContents, RepositoryWalk};
 pub use staged_blob::StagedBlob;
 
 use std::path::{Path, PathBuf};
@@ -84,6 +91,14 @@ impl Store {
         };
         let blobs = BlobFiles::new(layout.clone(), parts.disk);
         Ok(Self { blobs, bucket: bucket.map(Bucket::new), records: Records::new(objects), layout, _lock: lock })
+    }
+
+    /// Binds the socket on which the holder of the store takes commands. Blocks.
+    ///
+    /// # Errors
+    /// When the directory's file system has no sockets.
+    pub fn control_socket(&self) -> Result<ControlSocket, StorageError> {
+        ControlSocket::bind(&self.layout)
     }
 
     /// Removes what a crash may have left among the records. Walks the whole store, so it is run

@@ -71,6 +71,10 @@ impl Bucket {
         Self { client }
     }
 
+    pub(super) fn objects(&self) -> &dyn ObjectStore {
+        &*self.client.objects
+    }
+
     /// The length of a blob. `None` if it is not there.
     ///
     /// # Errors

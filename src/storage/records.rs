@@ -27,6 +27,8 @@ pub fn unix_seconds(time: SystemTime) -> u64 {
 pub enum RepositoryKind {
     /// A cache of an upstream's repository.
     PullThrough,
+    /// Pushed to: nobody else has its content. Its records name no source.
+    Hosted,
 }
 
 /// `repositories/<name>`.
@@ -172,7 +174,7 @@ impl RecordKey<SourceBlobRecord> {
 /// The records of one store; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Records {
-    store: Arc<dyn ObjectStore>,
+    pub(super) store: Arc<dyn ObjectStore>,
 }
 
 impl Records {
