@@ -13,11 +13,13 @@ mod inventory;
 mod layout;
 mod leftovers;
 mod lock;
+mod preconditions;
 mod quarantine;
 mod read;
 mod records;
 mod repository_walk;
 mod staged_blob;
+mod versions;
 
 pub use blob_files::{BlobFiles, OpenBlob};
 pub use bucket::{Bucket, BucketClient, BucketStream, BucketUpload, StoredBlob};
@@ -26,6 +28,7 @@ pub use disk::{Disk, LocalDisk};
 pub use error::StorageError;
 pub use inventory::{BlobCheck, Inventory};
 pub use layout::Layout;
+pub use preconditions::{KnownPreconditions, Preconditions, Support};
 pub use read::PieceReader;
 pub use records::{
     BlobLinkRecord, ManifestRecord, RecordKey, Records, RepositoryKind, RepositoryRecord, SourceBlobRecord, TagRecord, ValidatedRecord,
@@ -33,6 +36,7 @@ pub use records::{
 };
 pub use repository_walk::{Listed, RepositoryContents, RepositoryWalk};
 pub use staged_blob::StagedBlob;
+pub use versions::{Conflict, Expected, IfChanged, Version};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
