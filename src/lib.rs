@@ -13,6 +13,7 @@
 //! | [`registry`] | the use cases, without HTTP types |
 //! | [`cache`] | lookup, freshness, flights, fills |
 //! | [`upstream`] | the client of other registries |
+//! | [`upkeep`] | scrubs and garbage collections of a store |
 //! | [`storage`] | blobs and records on disk |
 //! | [`oci`] | pure: the vocabulary of the specifications |
 //! | [`telemetry`] | logging and metrics |
@@ -31,4 +32,5 @@ pub mod rules;
 pub mod storage;
 pub mod tasks;
 pub mod telemetry;
+pub mod upkeep;
 pub mod upstream;

@@ -11,7 +11,7 @@ use super::manifests::{CachedManifest, ManifestHeader};
 use super::origin::OriginKey;
 use super::tags::TagEntry;
 use super::{CacheLimits, OriginDigest, OriginTag};
-use crate::oci::{RepositoryName, Tag};
+use crate::oci::{Digest, RepositoryName, Tag};
 use crate::storage::RepositoryRecord;
 use crate::upstream::UpstreamError;
 
@@ -60,6 +60,16 @@ impl Memory {
             tag_lists: Moka::builder().max_capacity(MAX_LISTED_TAGS).weigher(listed_tags).time_to_live(limits.tags_list_ttl).build(),
             old_tag_lists: Moka::builder().max_capacity(MAX_LISTED_TAGS).weigher(listed_tags).build(),
             repositories: Moka::new(MAX_ENTRIES),
+        }
+    }
+}
+
+impl Memory {
+    /// Forgets manifests with this digest, so that they are looked for in the store. Looks at every
+    /// one: blobs seldom rot.
+    pub(super) fn forget(&self, digest: &Digest) {
+        for (key, _) in self.manifests.iter().filter(|(key, _)| key.1 == *digest) {
+            self.manifests.invalidate(&*key);
         }
     }
 }

@@ -29,7 +29,7 @@ pub enum Inventory {
 /// A blob that is being read and hashed.
 pub enum BlobCheck {
     /// From disk.
-    File(FileCheck),
+    File(Box<FileCheck>),
     /// From the bucket.
     Stream(Box<StreamCheck>),
 }
@@ -72,7 +72,8 @@ impl Inventory {
                 // Or the kernel would read ahead, and what it read would look as if somebody used it.
                 let _ = fadvise(&blob.file, 0, None, Advice::Random);
                 let (file, path) = (blob.file, blobs.path(digest));
-                Ok(Some(BlobCheck::File(FileCheck { file, path, offset: 0, state: Some((vec![0; PIECE_BYTES], hasher)) })))
+                let check = FileCheck { file, path, offset: 0, state: Some((vec![0; PIECE_BYTES], hasher)) };
+                Ok(Some(BlobCheck::File(Box::new(check))))
             }
             Self::Bucket(bucket) => {
                 let stream = bucket.read(digest, None).await?;
@@ -111,12 +112,12 @@ impl Inventory {
     ///
     /// # Errors
     /// When the store cannot.
-    pub async fn quarantine(&self, digest: &Digest, checked: &BlobCheck, keep_bytes: u64) -> Result<bool, StorageError> {
+    pub async fn quarantine(&self, digest: &Digest, checked: BlobCheck, keep_bytes: u64) -> Result<bool, StorageError> {
         let digest = *digest;
         match (self, checked) {
             (Self::Disk(blobs), BlobCheck::File(check)) => {
-                let (blobs, file) = (blobs.clone(), Arc::clone(&check.file));
-                blocking(move || blobs.quarantine(&digest, &file, keep_bytes)).await
+                let blobs = blobs.clone();
+                blocking(move || blobs.quarantine(&digest, &check.file, keep_bytes)).await
             }
             (Self::Bucket(bucket), BlobCheck::Stream(check)) => {
                 bucket.quarantine(&digest, check.stream.total_bytes, keep_bytes).await.map(|()| true)

@@ -237,8 +237,7 @@ impl Records {
     /// When the store cannot list.
     pub async fn list_tags(&self, name: &RepositoryName) -> Result<Vec<Tag>, StorageError> {
         let prefix = layout::tags(name);
-        let objects: Vec<_> =
-            self.store.list(Some(&prefix)).try_collect().await.map_err(|error| StorageError::object(&prefix, error))?;
+        let objects: Vec<_> = self.store.list(Some(&prefix)).try_collect().await.map_err(|error| StorageError::object(&prefix, error))?;
         let mut tags: Vec<Tag> =
             objects.iter().filter_map(|object| object.location.filename()).filter_map(|name| Tag::parse(name).ok()).collect();
         tags.sort();

@@ -14,14 +14,15 @@ use scan::{Mention, Source};
 
 /// Which modules each module may name. Nothing runs back up: `upstream` and `storage` do not know
 /// each other, `http` knows no upstream, `access` knows rules and not the other way round.
-const MAY_NAME: [(&str, &[&str]); 14] = [
+const MAY_NAME: [(&str, &[&str]); 15] = [
     ("main", &["cli", "http"]),
-    ("cli", &["app", "config", "access", "http"]),
-    ("http", &["registry", "access", "rules", "cache", "storage", "telemetry", "config", "oci"]),
+    ("cli", &["app", "config", "access", "http", "upkeep"]),
+    ("http", &["registry", "upkeep", "access", "rules", "cache", "storage", "telemetry", "config", "oci"]),
     ("registry", &["access", "cache", "rules", "upstream", "telemetry", "config", "oci"]),
     ("access", &["rules", "config", "oci"]),
     ("cache", &["upstream", "storage", "telemetry", "tasks", "clock", "config", "oci"]),
     ("upstream", &["telemetry", "clock", "oci"]),
+    ("upkeep", &["storage", "telemetry", "tasks", "clock", "oci"]),
     ("storage", &["oci"]),
     ("rules", &["config", "oci"]),
     ("telemetry", &["config"]),
