@@ -8,6 +8,7 @@ mod bucket;
 mod build;
 mod cluster;
 mod signals;
+pub mod upkeep;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -95,6 +96,7 @@ pub async fn start(config: Config, world: World) -> anyhow::Result<Running> {
     endpoints.keep(in_use);
     let edge = Edge::new(build::gate(&config, Registry::new(cache.clone(), origins, &metrics), replicas.clone())?, metrics.clone());
     clean_up_behind(&store, &tasks);
+    upkeep::begin(&config, &store, &cache, &world.clock, &tasks, &metrics);
 
     let readiness = Readiness::default();
     let (stop_clients, stop_admin) = (CancellationToken::new(), CancellationToken::new());

@@ -131,6 +131,11 @@ impl Cache {
         }
     }
 
+    /// Forgets what is in memory of a blob that is no longer in the store.
+    pub fn forget(&self, digest: &Digest) {
+        self.memory.forget(digest);
+    }
+
     fn now_seconds(&self) -> u64 {
         unix_seconds(self.clock.now())
     }

@@ -6,16 +6,21 @@
 
 mod blob_files;
 mod bucket;
+mod control_socket;
 mod disk;
 mod error;
+mod examine;
+mod inventory;
 mod layout;
 mod leftovers;
 mod listing;
 mod lock;
 mod pending;
 mod preconditions;
+mod quarantine;
 mod read;
 mod records;
+mod repository_walk;
 mod small;
 mod staged_blob;
 mod versions;
@@ -23,8 +28,11 @@ mod view;
 
 pub use blob_files::{BlobFiles, OpenBlob};
 pub use bucket::{Bucket, BucketClient, BucketStream, BucketUpload, StoredBlob};
+pub use control_socket::{ControlSocket, connect_control};
 pub use disk::{Disk, LocalDisk};
 pub use error::StorageError;
+pub use examine::Examined;
+pub use inventory::{BlobCheck, Inventory};
 pub use layout::Layout;
 pub use pending::PendingUploads;
 pub use preconditions::{KnownPreconditions, Preconditions, Support};
@@ -33,6 +41,7 @@ pub use records::{
     BlobLinkRecord, ManifestRecord, PulledRecord, RecordKey, Records, RepositoryKind, RepositoryRecord, SourceBlobRecord, TagRecord,
     ValidatedRecord, unix_seconds,
 };
+pub use repository_walk::{Listed, RepositoryContents, RepositoryWalk};
 pub use staged_blob::StagedBlob;
 pub use versions::{Conflict, Expected, IfChanged, Version};
 pub use view::RepositoryView;
@@ -140,6 +149,14 @@ impl Store {
         }
         let on_disk = small::put_file(self.blobs.clone(), *digest, bytes).await;
         if self.bucket.is_some() { Ok(()) } else { on_disk }
+    }
+
+    /// Binds the socket on which the holder of the store takes commands. Blocks.
+    ///
+    /// # Errors
+    /// When the directory's file system has no sockets.
+    pub fn control_socket(&self) -> Result<ControlSocket, StorageError> {
+        ControlSocket::bind(&self.layout)
     }
 
     /// Removes what a crash may have left among the records. Walks the whole store, so it is run
