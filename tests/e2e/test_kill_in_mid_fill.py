@@ -9,7 +9,7 @@ import pytest
 from parts.crowd import at_once
 from parts.edge import request
 from parts.headpond import Headpond, rules_for
-from parts.images import Image, digest_of
+from parts.images import Image
 from parts.process import wait_until
 
 ROUNDS = 20
@@ -44,9 +44,8 @@ def kill_at_a_random_moment(headpond: Headpond, image: Image, chance: random.Ran
 
 
 def check_store(headpond: Headpond) -> None:
-    wait_until(lambda: not headpond.staged(), "staging is empty", timeout=10)
-    for path in headpond.blob_files():
-        assert digest_of(path.read_bytes()) == f"sha256:{path.name}"
+    wait_until(lambda: not headpond.store.staged(), "staging is empty", timeout=10)
+    headpond.store.check()
 
 
 @pytest.mark.timeout(240)
@@ -61,7 +60,7 @@ def test_every_blob_is_right_after_kills_in_mid_fill(start_headpond, proxy, publ
         proxy.bytes_per_second = BYTES_PER_SECOND
         assert headpond.get(f"/v2/{image.repository}/manifests/{image.tag}").status == 200
         kill_at_a_random_moment(headpond, image, chance)
-        interrupted += bool(headpond.staged())
+        interrupted += bool(headpond.store.staged())
         headpond.start()
         check_store(headpond)
         proxy.bytes_per_second = None
