@@ -4,6 +4,7 @@
 //! signals, the words on the terminal. Tests use [`start`] alone.
 
 mod banner;
+mod bucket;
 mod build;
 mod signals;
 
@@ -21,7 +22,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigSource, Limits, Listen, Tls};
 use crate::http::{self, BoundListener, Drained, Edge, Readiness, TlsContext, admin_router};
 use crate::registry::Registry;
-use crate::storage::{Disk, LocalDisk, Store, unix_seconds};
+use crate::storage::{Disk, LocalDisk, Store, StoreParts, unix_seconds};
 use crate::tasks::Tasks;
 use crate::telemetry::logging;
 use crate::telemetry::metrics::Metrics;
@@ -115,8 +116,10 @@ pub async fn start(config: Config, world: World) -> anyhow::Result<Running> {
 }
 
 async fn open_store(config: &Config, world: &World) -> anyhow::Result<Arc<Store>> {
+    let bucket = config.storage.s3.as_ref().map(bucket::client).transpose().context("cannot use the bucket of storage.s3")?;
     let (path, disk, around) = (config.storage.path.clone(), Arc::clone(&world.disk), world.around_records);
-    let store = tokio::task::spawn_blocking(move || Store::open_with(&path, disk, around)).await?;
+    let parts = StoreParts { path, disk, bucket, around };
+    let store = tokio::task::spawn_blocking(move || Store::open(parts)).await?;
     store.map(Arc::new).with_context(|| format!("cannot use the store {}", config.storage.path.display()))
 }
 

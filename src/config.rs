@@ -6,6 +6,7 @@
 //! or writes a file.
 
 pub mod auth;
+pub mod cluster;
 pub mod credentials;
 mod default_rules;
 pub mod freshness;
@@ -30,6 +31,7 @@ mod warnings;
 use std::path::Path;
 
 pub use auth::{AnonymousPull, Auth};
+pub use cluster::Cluster;
 pub use credentials::Credentials;
 pub use freshness::FreshnessRule;
 pub use limits::Limits;
@@ -42,7 +44,7 @@ pub use problems::{ConfigProblems, Problem};
 pub use rule::Rule;
 pub use schema::schema;
 pub use secret::Secret;
-pub use storage::Storage;
+pub use storage::{DeliveryMode, Encryption, S3, S3Credentials, Storage};
 pub use upstream_address::{Scheme, UpstreamAddress};
 
 use problems::Problems;
@@ -60,6 +62,8 @@ pub struct Config {
     pub storage: Storage,
     /// Who may pull. Default: everybody who can reach a listener.
     pub auth: Auth,
+    /// The other replicas over the same bucket. Default: none.
+    pub cluster: Option<Cluster>,
     /// The pull-through cache rules. Default: eight public registries.
     pub rules: Vec<Rule>,
     /// Log lines. Default: `info`, as text.
@@ -100,11 +104,14 @@ impl Config {
     }
 
     fn validate(raw: RawConfig, directory: &Path, problems: &mut Problems) -> Self {
+        let storage = storage::validate(raw.storage, directory, problems);
+        let auth = auth::validate(raw.auth, directory, problems);
         Self {
             listen: listen::validate(raw.listen, directory, problems),
             admin: listen::validate_admin(raw.admin, problems),
-            storage: storage::validate(raw.storage, directory),
-            auth: auth::validate(raw.auth, directory, problems),
+            cluster: cluster::validate(raw.cluster, &storage, &auth, problems),
+            storage,
+            auth,
             rules: rule::validate_all(raw.rules, directory, problems),
             log: log::validate(raw.log, problems),
             limits: limits::validate(raw.limits, problems),
@@ -126,6 +133,7 @@ impl Default for Config {
             admin: Admin::default(),
             storage: Storage::default(),
             auth: Auth::default(),
+            cluster: None,
             rules: default_rules::default_rules(),
             log: Log::default(),
             limits: Limits::default(),

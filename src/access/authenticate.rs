@@ -125,7 +125,7 @@ mod tests {
         let file = directory.path().join("users");
         std::fs::write(&file, format!("someone:{}\n", bcrypt::hash("right:one", 4).unwrap())).unwrap();
         let anonymous = anonymous.map(|cidrs| AnonymousPull { cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect() });
-        Authenticator::new(&Auth { anonymous, users: Some(file) }, &Limits::default()).unwrap()
+        Authenticator::new(&Auth { anonymous, users: Some(file), token_key: None }, &Limits::default()).unwrap()
     }
 
     async fn basic(authenticator: &Authenticator, credentials: &str) -> Result<Principal, AuthenticateError> {

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 use super::problems::Problems;
 use super::raw::{RawAnonymous, RawAuth};
+use super::secret::{self, Secret};
 use super::shapes::{List, TextOr};
 
 /// Who may pull.
@@ -15,7 +16,12 @@ pub struct Auth {
     pub anonymous: Option<AnonymousPull>,
     /// A htpasswd file with bcrypt hashes. Default: none.
     pub users: Option<PathBuf>,
+    /// A key that all replicas share. Default: none.
+    pub token_key: Option<Secret>,
 }
+
+/// A shorter key could be guessed.
+const MIN_TOKEN_KEY_BYTES: usize = 32;
 
 /// Pulls without credentials.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,7 +32,7 @@ pub struct AnonymousPull {
 
 impl Default for Auth {
     fn default() -> Self {
-        Self { anonymous: Some(AnonymousPull::default()), users: None }
+        Self { anonymous: Some(AnonymousPull::default()), users: None, token_key: None }
     }
 }
 
@@ -45,7 +51,23 @@ pub(super) fn validate(raw: Option<RawAuth>, directory: &Path, problems: &mut Pr
         }
         Some(TextOr::Mapping(raw)) => validate_anonymous(raw, problems),
     };
-    Auth { anonymous, users }
+    let token_key = raw.token_key.and_then(|reference| validate_token_key(&reference.0, directory, problems));
+    Auth { anonymous, users, token_key }
+}
+
+fn validate_token_key(reference: &str, directory: &Path, problems: &mut Problems) -> Option<Secret> {
+    let hint = "refer to a file or variable with 32 bytes or more, such as `openssl rand -base64 48` makes";
+    match secret::resolve(reference, directory) {
+        Ok(key) if key.expose().len() < MIN_TOKEN_KEY_BYTES => {
+            problems.add("auth.token_key", format!("is shorter than {MIN_TOKEN_KEY_BYTES} bytes"), hint);
+            None
+        }
+        Ok(key) => Some(key),
+        Err(error) => {
+            problems.add("auth.token_key", error.to_string(), hint);
+            None
+        }
+    }
 }
 
 fn validate_anonymous(raw: RawAnonymous, problems: &mut Problems) -> Option<AnonymousPull> {

@@ -12,8 +12,10 @@ use super::shapes::Text;
 const MAX_DURATION: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 /// Bounds of `max_header_bytes`: hyper's buffer cannot be smaller, and larger ones only serve attackers.
 const HEADER_BYTES: std::ops::RangeInclusive<u64> = 8 * 1024..=1024 * 1024;
+/// Bounds of `upload_part`: S3 takes no smaller parts, and each one is in memory.
+const UPLOAD_PART_BYTES: std::ops::RangeInclusive<u64> = 5 * 1024 * 1024..=1024 * 1024 * 1024;
 /// Limits for which 0 means something: "none" or "at once".
-const MAY_BE_ZERO: [&str; 11] = [
+const MAY_BE_ZERO: [&str; 18] = [
     "max_redirects",
     "circuit_cooldown",
     "revalidate_wait",
@@ -25,6 +27,13 @@ const MAY_BE_ZERO: [&str; 11] = [
     "tags_list_ttl",
     "shutdown_delay",
     "users_verdict_ttl",
+    "redirect_min_size",
+    "view_ttl",
+    "pulled_interval",
+    "retire_after",
+    "scrub_interval",
+    "gc_grace",
+    "gc_interval",
 ];
 
 /// Writes one limit's value down once: the struct, its raw form, its default and the words about it.
@@ -116,6 +125,36 @@ limits! {
     users_verdict_ttl: Duration = 60 s;
     /// Passwords checked at one time; each takes a processor.
     max_password_checks: usize = 4;
+    /// With `storage.delivery: redirect`, smaller blobs are answered directly.
+    redirect_min_size: u64 = 1 MiB;
+    /// How long the URL of a redirect holds; it never outlives the credentials it is signed with.
+    redirect_expiry: Duration = 15 min;
+    /// For a small request to the bucket, with its retries.
+    bucket_timeout: Duration = 10 s;
+    /// Attempts of one request to the bucket.
+    bucket_attempts: usize = 3;
+    /// Parts that large blobs are sent to the bucket in; larger where a blob would have more than 10,000.
+    upload_part: u64 = 8 MiB;
+    /// Such parts in memory at one time.
+    max_upload_parts: usize = 6;
+    /// How long what other replicas may have changed is believed before the bucket is asked again.
+    view_ttl: Duration = 10 s;
+    /// How often at most it is written down that an image was pulled.
+    pulled_interval: Duration = 6 h;
+    /// Records of cached images that nobody pulled for so long are removed; 0 keeps them.
+    retire_after: Duration = 90 day;
+    /// Bytes a second that a scrub reads.
+    scrub_rate: u64 = 32 MiB;
+    /// Between two scrubs in the background; 0 is never.
+    scrub_interval: Duration = 7 day;
+    /// How long a blob that nothing refers to is kept.
+    gc_grace: Duration = 24 h;
+    /// Between two garbage collections in the background; 0 is never.
+    gc_interval: Duration = 24 h;
+    /// How often the names of `cluster.peers` are resolved.
+    peers_refresh: Duration = 5 s;
+    /// For another replica to accept a connection, and to answer a small request.
+    peer_timeout: Duration = 3 s;
 }
 
 /// The units that defaults above are written in.
@@ -129,6 +168,14 @@ mod units {
 
     pub(super) const fn min(value: u64) -> Duration {
         Duration::from_secs(value * 60)
+    }
+
+    pub(super) const fn h(value: u64) -> Duration {
+        Duration::from_secs(value * 60 * 60)
+    }
+
+    pub(super) const fn day(value: u64) -> Duration {
+        Duration::from_secs(value * 24 * 60 * 60)
     }
 
     pub(super) const fn KiB(value: u64) -> u64 {
@@ -200,6 +247,16 @@ pub(super) fn duration(raw: Option<Text>, path: &str, problems: &mut Problems) -
     duration
 }
 
+/// Reads a size at `path`; `None` where it is left out or wrong.
+pub(super) fn size(raw: Option<Text>, path: &str, problems: &mut Problems) -> Option<u64> {
+    let Text(text) = raw?;
+    let size = <u64 as Limit>::parse(&text);
+    if size.is_none() {
+        problems.add(path, format!("`{text}` is not a size"), <u64 as Limit>::HINT);
+    }
+    size
+}
+
 pub(super) fn validate(raw: Option<RawLimits>, problems: &mut Problems) -> Limits {
     let limits = read(raw.unwrap_or_default(), problems);
     if !HEADER_BYTES.contains(&limits.max_header_bytes) {
@@ -207,6 +264,9 @@ pub(super) fn validate(raw: Option<RawLimits>, problems: &mut Problems) -> Limit
     }
     if limits.circuit_max_cooldown < limits.circuit_cooldown {
         problems.add("limits.circuit_max_cooldown", "is shorter than limits.circuit_cooldown", "raise it, or lower the other");
+    }
+    if !UPLOAD_PART_BYTES.contains(&limits.upload_part) {
+        problems.add("limits.upload_part", "must be 5MiB to 1GiB", "S3 takes no smaller parts; leave it out for its default of 8MiB");
     }
     limits
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::listen::{Admin, Listen};
 use super::log::{self, LogFormat};
 use super::problems::Problems;
-use super::{Config, ConfigProblems, Storage};
+use super::{Config, ConfigProblems};
 
 /// What flags and `HEADPOND_*` variables say; wins over the file. A path is relative to the working directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl Overrides {
             config.admin = Admin { address };
         }
         if let Some(path) = &self.storage {
-            config.storage = Storage { path: path.clone() };
+            config.storage.path.clone_from(path);
         }
         if let Some(level) = &self.log_level {
             log::check_level(level, "--log-level", problems);

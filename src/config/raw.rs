@@ -24,6 +24,8 @@ pub(super) struct RawConfig {
     pub(super) storage: Option<RawStorage>,
     /// Who may pull.
     pub(super) auth: Option<RawAuth>,
+    /// The other replicas over the same bucket.
+    pub(super) cluster: Option<RawCluster>,
     /// The pull-through cache rules; they replace the default ones.
     pub(super) rules: Option<List<RawRule>>,
     /// Log lines, on stderr.
@@ -72,8 +74,52 @@ pub(super) struct RawAdmin {
 #[schemars(rename = "Storage", deny_unknown_fields)]
 #[serde(default)]
 pub(super) struct RawStorage {
-    /// A directory, made if missing. Default: ./headpond-data in the working directory.
+    /// A directory, made if missing; with `s3`, the disk tier in front of the bucket. Default: ./headpond-data in the working directory.
     pub(super) path: Option<Text>,
+    /// Most that is kept in the directory, such as 200GiB; what was used longest ago goes first. With `s3`, 0 keeps no blob there. Default: no limit.
+    pub(super) max_size: Option<Text>,
+    /// What is left free on the directory's file system. Default: 5 % of it, at most 1GiB.
+    pub(super) min_free: Option<Text>,
+    /// Keep content in a bucket, which any number of replicas may share.
+    pub(super) s3: Option<RawS3>,
+    /// `proxy`, or `redirect`: blobs that the bucket holds are answered with a redirect to it. Default: proxy.
+    pub(super) delivery: Option<Text>,
+}
+
+/// A bucket of S3, or of a server that speaks its protocol.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(rename = "S3", deny_unknown_fields)]
+#[serde(default)]
+pub(super) struct RawS3 {
+    /// The bucket's name. It must exist.
+    pub(super) bucket: Option<Text>,
+    /// What all keys start with. Default: nothing.
+    pub(super) prefix: Option<Text>,
+    /// URL of the server. Default: that of AWS in the region.
+    pub(super) endpoint: Option<Text>,
+    /// URL under which clients reach it, for redirects. Default: `endpoint`.
+    pub(super) public_endpoint: Option<Text>,
+    /// Region. Default: that of the environment; us-east-1 where an `endpoint` is named.
+    pub(super) region: Option<Text>,
+    /// Put the bucket's name into the path, not into the host. Default: true where an `endpoint` is named.
+    pub(super) path_style: Option<bool>,
+    /// Encryption that the server is asked for: none, s3 or kms. Default: none, which leaves it to the bucket.
+    pub(super) sse: Option<Text>,
+    /// Identifier of the key for `sse: kms`. Default: the account's own.
+    pub(super) kms_key: Option<Text>,
+    /// A reference: env:NAME or file:PATH. Default: credentials as the AWS SDK finds them.
+    pub(super) access_key: Option<Text>,
+    /// A reference: env:NAME or file:PATH.
+    pub(super) secret_key: Option<Text>,
+}
+
+/// Replicas over one bucket.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(rename = "Cluster", deny_unknown_fields)]
+#[serde(default)]
+pub(super) struct RawCluster {
+    /// host:port of a name that resolves to every replica, or a list of such. Needs `auth.token_key`.
+    pub(super) peers: Option<List<Text>>,
 }
 
 /// Who may pull.
@@ -85,6 +131,8 @@ pub(super) struct RawAuth {
     pub(super) anonymous: Option<TextOr<RawAnonymous>>,
     /// A htpasswd file with bcrypt hashes, as `headpond hash-password` prints them; read again on SIGHUP.
     pub(super) users: Option<Text>,
+    /// A key that all replicas share, of 32 bytes or more. A reference: env:NAME or file:PATH.
+    pub(super) token_key: Option<Text>,
 }
 
 /// Pulls without credentials.

@@ -6,17 +6,7 @@ use super::problems::Problems;
 use super::schema::inline_schema;
 
 /// Keys of later versions, with list indices left out.
-const NOT_AVAILABLE: [&str; 9] = [
-    "storage.s3",
-    "storage.delivery",
-    "storage.max_size",
-    "registry",
-    "auth.access_keys",
-    "auth.ecr_tokens",
-    "auth.token_key",
-    "cluster",
-    "rules.mirrors",
-];
+const NOT_AVAILABLE: [&str; 4] = ["registry", "auth.access_keys", "auth.ecr_tokens", "rules.mirrors"];
 
 /// One step of the way to a value.
 #[derive(Clone, Debug, PartialEq, Eq)]

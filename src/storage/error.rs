@@ -61,6 +61,11 @@ impl StorageError {
         if is_full { Self::NoSpace { operation, path } } else { Self::File { operation, path, source: Arc::new(source) } }
     }
 
+    /// Wraps an answer of the object store.
+    pub(super) fn object(key: &object_store::path::Path, source: object_store::Error) -> Self {
+        Self::Object { key: key.to_string(), source: Arc::new(source) }
+    }
+
     /// The operation, as a metric's label.
     #[must_use]
     pub const fn operation(&self) -> &'static str {

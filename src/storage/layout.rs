@@ -91,6 +91,24 @@ impl Layout {
     }
 }
 
+/// Prefix of all blobs.
+pub(super) fn blobs() -> Key {
+    Key::from("blobs")
+}
+
+/// Key of a blob in a bucket; on disk its file is [`Layout::blob_file`].
+pub(super) fn blob(digest: &Digest) -> Key {
+    let hex = digest.hex();
+    Key::from_iter(["blobs", digest.algorithm().as_str(), hex.get(..2).unwrap_or_default(), hex.as_str()])
+}
+
+/// The digest that the key of a blob names; `None` for a key that is none.
+pub(super) fn digest_of(key: &Key) -> Option<Digest> {
+    let parts: Vec<_> = key.parts().collect();
+    let [.., algorithm, _, hex] = parts.as_slice() else { return None };
+    Digest::parse(&format!("{}:{}", algorithm.as_ref(), hex.as_ref())).ok()
+}
+
 /// A repository's name in one flat level: `/` becomes `!`, which no name holds.
 fn flat(name: &RepositoryName) -> String {
     let flat = name.as_str().replace('/', "!");
@@ -153,6 +171,8 @@ mod tests {
         assert_eq!(manifest(&name, &digest).as_ref(), format!("images/docker-hub/library/nginx/_manifests/sha256/{hex}"));
         assert_eq!(tag(&name, &Tag::parse("1.2").unwrap()).as_ref(), "images/docker-hub/library/nginx/_tags/1.2");
         assert_eq!(source_blob("0a1b", &digest).as_ref(), format!("sources/0a1b/sha256/e3/{hex}"));
+        assert_eq!(digest_of(&blob(&digest)), Some(digest));
+        assert_eq!(digest_of(&Key::from("blobs/sha256/e3")), None);
         assert_eq!(Layout::new(Path::new("/s")).blob_file(&digest), PathBuf::from(format!("/s/blobs/sha256/e3/{hex}")));
     }
 

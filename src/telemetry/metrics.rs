@@ -1,113 +1,26 @@
-//! Every metric, defined in one file.
+//! Every metric. What the parts of the store count is in a file of each part.
 //!
 //! Labels come from closed sets and from the names of rules, never from a request. All label sets
 //! of a rule are initialised to 0 when the rule is loaded ([`Metrics::for_rule`]).
 
+mod bucket;
+mod cluster;
+mod definitions;
+mod eviction;
+mod labels;
+mod upkeep;
+
+pub use bucket::BucketMetrics;
+pub use cluster::ClusterMetrics;
+pub use eviction::EvictionMetrics;
+pub use labels::{CacheKind, CacheResult, FillResult, STALE_REASONS};
+pub use upkeep::UpkeepMetrics;
+
 use std::ops::Deref;
 use std::sync::Arc;
 
-use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
-};
-
-/// Result of a lookup, the label `result` of `headpond_cache_requests_total`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CacheResult {
-    /// Served from the cache with no upstream request.
-    Hit,
-    /// Fetched from upstream.
-    Miss,
-    /// Served from a transfer that another request began.
-    Coalesced,
-    /// Served from the cache past its freshness, because upstream gave no answer.
-    Stale,
-    /// Served from the cache after upstream confirmed it.
-    Revalidated,
-    /// Answered "not found" from memory.
-    Negative,
-    /// Streamed through without being kept.
-    Bypass,
-}
-
-impl CacheResult {
-    const ALL: [Self; 7] = [Self::Hit, Self::Miss, Self::Coalesced, Self::Stale, Self::Revalidated, Self::Negative, Self::Bypass];
-
-    /// The label's value.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Miss => "miss",
-            Self::Coalesced => "coalesced",
-            Self::Stale => "stale",
-            Self::Revalidated => "revalidated",
-            Self::Negative => "negative",
-            Self::Bypass => "bypass",
-        }
-    }
-}
-
-/// What was asked for, the label `kind`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CacheKind {
-    /// A manifest by tag.
-    Tag,
-    /// A manifest by digest.
-    Manifest,
-    /// A blob.
-    Blob,
-    /// A list of tags.
-    TagsList,
-}
-
-impl CacheKind {
-    const ALL: [Self; 4] = [Self::Tag, Self::Manifest, Self::Blob, Self::TagsList];
-
-    /// The label's value.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Tag => "tag",
-            Self::Manifest => "manifest",
-            Self::Blob => "blob",
-            Self::TagsList => "tags_list",
-        }
-    }
-}
-
-/// How a fill ended, the label `result` of `headpond_fills_total`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FillResult {
-    /// Verified and committed.
-    Committed,
-    /// Verified and delivered, but not kept (no space, or the store failed).
-    NotKept,
-    /// Upstream broke off for good.
-    Failed,
-    /// The bytes did not match their digest.
-    DigestMismatch,
-    /// Dropped because nobody followed it and room was needed, or by shutdown.
-    Dropped,
-}
-
-impl FillResult {
-    const ALL: [Self; 5] = [Self::Committed, Self::NotKept, Self::Failed, Self::DigestMismatch, Self::Dropped];
-
-    /// The label's value.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Committed => "committed",
-            Self::NotKept => "not_kept",
-            Self::Failed => "failed",
-            Self::DigestMismatch => "digest_mismatch",
-            Self::Dropped => "dropped",
-        }
-    }
-}
-
-/// Why stale content was served, the label `reason` of `headpond_stale_served_total`.
-pub const STALE_REASONS: [&str; 6] = ["slow", "unavailable", "too_many_requests", "denied", "not_found", "invalid"];
+use definitions::Definitions;
+use prometheus::{Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 /// All metrics of one process; cheap to clone. Not the global registry: tests run many servers in
 /// one process.
@@ -152,6 +65,14 @@ pub struct Families {
     storage_errors: IntCounterVec,
     config_reload_success: IntGauge,
     config_reload_timestamp: IntGauge,
+    /// Of what is kept on disk, and what went.
+    pub eviction: EvictionMetrics,
+    /// Of the bucket.
+    pub bucket: BucketMetrics,
+    /// Of the other replicas.
+    pub cluster: ClusterMetrics,
+    /// Of scrubs and garbage collections.
+    pub upkeep: UpkeepMetrics,
     proxy_requests: IntCounterVec,
     proxy_hits: IntCounterVec,
     proxy_misses: IntCounterVec,
@@ -161,38 +82,6 @@ pub struct Families {
 
 /// Distribution's label `type`.
 const DISTRIBUTION_TYPES: [&str; 2] = ["manifest", "blob"];
-
-/// Seconds, from a page-cache hit to a slow upstream.
-const SECONDS_BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 300.0];
-
-/// Builds metrics and registers them; the first failure is kept, so that each call stays one line.
-struct Definitions {
-    registry: Registry,
-    failure: Option<prometheus::Error>,
-}
-
-impl Definitions {
-    fn register<M: prometheus::core::Collector + Clone + 'static>(&mut self, metric: Result<M, prometheus::Error>) -> Option<M> {
-        let outcome = metric.and_then(|metric| self.registry.register(Box::new(metric.clone())).map(|()| metric));
-        outcome.map_err(|error| self.failure = Some(error)).ok()
-    }
-
-    fn counters(&mut self, name: &str, help: &str, labels: &[&str]) -> Option<IntCounterVec> {
-        self.register(IntCounterVec::new(Opts::new(name, help), labels))
-    }
-
-    fn counter(&mut self, name: &str, help: &str) -> Option<IntCounter> {
-        self.register(IntCounter::new(name, help))
-    }
-
-    fn gauge(&mut self, name: &str, help: &str) -> Option<IntGauge> {
-        self.register(IntGauge::new(name, help))
-    }
-
-    fn seconds(&mut self, name: &str, help: &str, labels: &[&str]) -> Option<HistogramVec> {
-        self.register(HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS_BUCKETS.to_vec()), labels))
-    }
-}
 
 impl Families {
     fn define(d: &mut Definitions) -> Option<Self> {
@@ -235,6 +124,10 @@ impl Families {
             storage_errors: d.counters("headpond_storage_errors_total", "Operations of the store that failed.", &["operation"])?,
             config_reload_success: d.gauge("headpond_config_last_reload_successful", "1 if the last (re)load held.")?,
             config_reload_timestamp: d.gauge("headpond_config_last_reload_success_timestamp_seconds", "When the last good load was.")?,
+            eviction: EvictionMetrics::define(d)?,
+            bucket: BucketMetrics::define(d)?,
+            cluster: ClusterMetrics::define(d)?,
+            upkeep: UpkeepMetrics::define(d)?,
             proxy_requests: d.counters("registry_proxy_requests_total", "Requests (as Distribution counts them).", &["type"])?,
             proxy_hits: d.counters("registry_proxy_hits_total", "Hits (as Distribution counts them).", &["type"])?,
             proxy_misses: d.counters("registry_proxy_misses_total", "Misses (as Distribution counts them).", &["type"])?,

@@ -126,7 +126,7 @@ cluster: {peers: x}
             "auth.anonymous",
             "auth.token_key",
             "auth.users",
-            "cluster",
+            "cluster.peers",
             "limits.max_fills",
             "limits.max_header_byte",
             "limits.memory_cache",
@@ -150,23 +150,20 @@ cluster: {peers: x}
             "rules[4].credentials",
             "rules[4].hosts[0]",
             "rules[4].upstream_prefix",
-            "storage.max_size",
             "storage.path",
         ]
     );
     let text = found.to_string();
-    assert!(text.starts_with("configuration: 30 problems\n"), "{text}");
+    assert!(text.starts_with("configuration: 29 problems\n"), "{text}");
     assert!(text.contains("admin.adress: unknown key\n    hint: did you mean `address`?"), "{text}");
     assert!(text.contains("limits.max_header_byte: unknown key\n    hint: did you mean `max_header_bytes`?"), "{text}");
-    assert!(text.contains("cluster: is not available in this version"), "{text}");
+    assert!(text.contains("rules[2].mirrors: is not available in this version"), "{text}");
     assert!(!text.contains("hunter2"), "a secret in {text}");
 }
 
 #[test]
 fn key_of_a_later_version_is_refused_as_not_available() {
     for (text, path) in [
-        ("storage: {s3: {bucket: b}}", "storage.s3"),
-        ("storage: {delivery: redirect}", "storage.delivery"),
         ("registry: {id: '123456789012'}", "registry"),
         ("auth: {access_keys: []}", "auth.access_keys"),
         ("auth: {ecr_tokens: {canary: x}}", "auth.ecr_tokens"),
@@ -178,6 +175,34 @@ fn key_of_a_later_version_is_refused_as_not_available() {
     let (path, what) = said(arn).remove(0);
     assert_eq!(path, "rules[0].credentials");
     assert!(what.contains("not available in this version"), "{what}");
+}
+
+#[test]
+fn storage_in_a_bucket_is_read() {
+    let text = "storage: {path: tier, max_size: 0, delivery: redirect, s3: {bucket: b, prefix: /p/, endpoint: 'http://127.0.0.1:9000/', sse: kms, kms_key: k}}";
+    let storage = parse(text).storage;
+    let s3 = storage.s3.unwrap();
+    assert_eq!((storage.max_size, storage.delivery), (Some(0), headpond::config::DeliveryMode::Redirect));
+    assert_eq!((s3.bucket.as_str(), s3.prefix.as_str(), s3.endpoint.as_deref()), ("b", "p", Some("http://127.0.0.1:9000")));
+    assert_eq!((s3.region.as_deref(), s3.path_style), (Some("us-east-1"), true));
+    assert_eq!(s3.encryption, headpond::config::Encryption::Kms(Some("k".to_owned())));
+}
+
+#[test]
+fn storage_that_cannot_be_is_refused() {
+    for (text, path) in [
+        ("storage: {max_size: 0}", "storage.max_size"),
+        ("storage: {min_free: x}", "storage.min_free"),
+        ("storage: {delivery: redirect}", "storage.delivery"),
+        ("storage: {delivery: maybe, s3: {bucket: b}}", "storage.delivery"),
+        ("storage: {s3: {prefix: b}}", "storage.s3.bucket"),
+        ("storage: {s3: {bucket: b, endpoint: 'ftp://x'}}", "storage.s3.endpoint"),
+        ("storage: {s3: {bucket: b, public_endpoint: 'http://u:p@x'}}", "storage.s3.public_endpoint"),
+        ("storage: {s3: {bucket: b, access_key: 'file:/dev/null'}}", "storage.s3.access_key"),
+        ("storage: {s3: {bucket: b, kms_key: k}}", "storage.s3.kms_key"),
+    ] {
+        assert!(paths(text).iter().any(|found| found == path), "{text}: {:?}", paths(text));
+    }
 }
 
 #[test]

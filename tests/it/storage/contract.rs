@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use headpond::oci::Digest;
 use headpond::storage::{
-    BlobLinkRecord, ManifestRecord, RecordKey, Records, RepositoryKind, RepositoryRecord, SourceBlobRecord, StorageError, Store, TagRecord,
-    ValidatedRecord,
+    BlobLinkRecord, ManifestRecord, RecordKey, Records, RepositoryKind, RepositoryRecord, SourceBlobRecord, StorageError, Store,
+    StoreParts, TagRecord, ValidatedRecord,
 };
 use object_store::memory::InMemory;
 use object_store::path::Path as Key;
@@ -159,7 +159,7 @@ async fn concurrent_writes_leave_one_of_them(store: Arc<dyn ObjectStore>) {
 
 fn store() -> (TempDir, Store) {
     let directory = TempDir::new().unwrap();
-    let store = Store::open(directory.path()).unwrap();
+    let store = Store::open(StoreParts::directory(directory.path())).unwrap();
     (directory, store)
 }
 
@@ -244,7 +244,8 @@ fn what_cannot_be_opened_is_an_error_and_not_a_miss() {
 fn a_commit_that_fails_leaves_nothing_to_see() {
     for operation in [Operation::SyncData, Operation::CreateDirectory, Operation::Rename, Operation::SyncDirectory] {
         let directory = TempDir::new().unwrap();
-        let store = Store::open_with(directory.path(), FaultyDisk::full_from(operation, 1), |records| records).unwrap();
+        let store =
+            Store::open(StoreParts { disk: FaultyDisk::full_from(operation, 1), ..StoreParts::directory(directory.path()) }).unwrap();
         let error = store.blobs.put(&Digest::of(b"abc"), b"abc").expect_err("the disk fails");
         assert!(matches!(error, StorageError::NoSpace { .. }), "{operation:?}: {error}");
         assert!(store.blobs.open(&Digest::of(b"abc")).unwrap().is_none(), "{operation:?}");
@@ -252,9 +253,11 @@ fn a_commit_that_fails_leaves_nothing_to_see() {
     }
     // The directories are there now, so that the last call of a commit is the one that fails.
     let directory = TempDir::new().unwrap();
-    Store::open(directory.path()).unwrap().blobs.put(&Digest::of(b"abc"), b"abc").unwrap();
+    Store::open(StoreParts::directory(directory.path())).unwrap().blobs.put(&Digest::of(b"abc"), b"abc").unwrap();
     std::fs::remove_file(directory.path().join("blobs/sha256/ba").join(Digest::of(b"abc").hex())).unwrap();
-    let store = Store::open_with(directory.path(), FaultyDisk::full_from(Operation::SyncDirectory, 1), |records| records).unwrap();
+    let store =
+        Store::open(StoreParts { disk: FaultyDisk::full_from(Operation::SyncDirectory, 1), ..StoreParts::directory(directory.path()) })
+            .unwrap();
     store.blobs.put(&Digest::of(b"abc"), b"abc").expect_err("the disk fails");
     assert!(store.blobs.open(&Digest::of(b"abc")).unwrap().is_none());
 }

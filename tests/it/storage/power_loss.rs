@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use headpond::oci::Digest;
-use headpond::storage::{BlobFiles, Disk, LocalDisk, Store};
+use headpond::storage::{BlobFiles, Disk, LocalDisk, Store, StoreParts};
 use tempfile::TempDir;
 
 use crate::fake_upstream::pseudo_random;
@@ -142,7 +142,7 @@ fn open() -> (TempDir, Store, Arc<PowerDisk>) {
     let directory = TempDir::new().unwrap();
     let disk = PowerDisk { root: directory.path().to_owned(), now: Mutex::default(), moments: Mutex::default(), calls: Mutex::default() };
     let disk = Arc::new(disk);
-    let store = Store::open_with(directory.path(), Arc::clone(&disk) as Arc<dyn Disk>, |records| records).unwrap();
+    let store = Store::open(StoreParts { disk: Arc::clone(&disk) as Arc<dyn Disk>, ..StoreParts::directory(directory.path()) }).unwrap();
     // What opening makes is made again by the next opening.
     disk.now.lock().unwrap().directories.insert(directory.path().to_owned(), entries(directory.path()));
     (directory, store, disk)
@@ -214,7 +214,7 @@ fn whenever_the_power_goes_only_right_blobs_are_there_and_committed_ones_are() {
     for (number, moment) in disk.moments.lock().unwrap().iter().enumerate() {
         // Everything unsynced is gone.
         let after = survivors(moment, directory.path());
-        let reopened = Store::open(after.path()).unwrap();
+        let reopened = Store::open(StoreParts::directory(after.path())).unwrap();
         for name in names_below(&after.path().join("blobs")).into_keys() {
             let blob = reopened.blobs.open(&Digest::parse(&format!("sha256:{name}")).unwrap()).unwrap().expect("a surviving blob");
             let mut data = Vec::new();

@@ -1,0 +1,101 @@
+//! The closed sets that labels come from.
+
+/// Result of a lookup, the label `result` of `headpond_cache_requests_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheResult {
+    /// Served from the cache with no upstream request.
+    Hit,
+    /// Fetched from upstream.
+    Miss,
+    /// Served from a transfer that another request began.
+    Coalesced,
+    /// Served from the cache past its freshness, because upstream gave no answer.
+    Stale,
+    /// Served from the cache after upstream confirmed it.
+    Revalidated,
+    /// Answered "not found" from memory.
+    Negative,
+    /// Streamed through without being kept.
+    Bypass,
+}
+
+impl CacheResult {
+    pub(super) const ALL: [Self; 7] =
+        [Self::Hit, Self::Miss, Self::Coalesced, Self::Stale, Self::Revalidated, Self::Negative, Self::Bypass];
+
+    /// The label's value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Coalesced => "coalesced",
+            Self::Stale => "stale",
+            Self::Revalidated => "revalidated",
+            Self::Negative => "negative",
+            Self::Bypass => "bypass",
+        }
+    }
+}
+
+/// What was asked for, the label `kind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheKind {
+    /// A manifest by tag.
+    Tag,
+    /// A manifest by digest.
+    Manifest,
+    /// A blob.
+    Blob,
+    /// A list of tags.
+    TagsList,
+}
+
+impl CacheKind {
+    pub(super) const ALL: [Self; 4] = [Self::Tag, Self::Manifest, Self::Blob, Self::TagsList];
+
+    /// The label's value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tag => "tag",
+            Self::Manifest => "manifest",
+            Self::Blob => "blob",
+            Self::TagsList => "tags_list",
+        }
+    }
+}
+
+/// How a fill ended, the label `result` of `headpond_fills_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FillResult {
+    /// Verified and committed.
+    Committed,
+    /// Verified and delivered, but not kept (no space, or the store failed).
+    NotKept,
+    /// Upstream broke off for good.
+    Failed,
+    /// The bytes did not match their digest.
+    DigestMismatch,
+    /// Dropped because nobody followed it and room was needed, or by shutdown.
+    Dropped,
+}
+
+impl FillResult {
+    pub(super) const ALL: [Self; 5] = [Self::Committed, Self::NotKept, Self::Failed, Self::DigestMismatch, Self::Dropped];
+
+    /// The label's value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::NotKept => "not_kept",
+            Self::Failed => "failed",
+            Self::DigestMismatch => "digest_mismatch",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
+/// Why stale content was served, the label `reason` of `headpond_stale_served_total`.
+pub const STALE_REASONS: [&str; 6] = ["slow", "unavailable", "too_many_requests", "denied", "not_found", "invalid"];
