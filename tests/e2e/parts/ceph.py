@@ -1,18 +1,16 @@
-"""Ceph RGW, a real S3 that checks signatures and keeps preconditions: one monitor, one OSD in memory, one gateway.
+"""Ceph RGW, a real S3 that checks signatures and keeps preconditions: a monitor, an OSD in memory, and gateways to it.
 
-What the OSD holds is lost with it, so only the gateway is ever stopped, and what is stored outlives that.
+What the OSD holds is lost with it, so only gateways are ever stopped, and what is stored outlives that.
 """
 
 import signal
 import subprocess
-import urllib.error
-import urllib.request
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from parts.edge import Edge
-from parts.process import Process, clean_environment, free_port, run
+from parts.process import Process, clean_environment, free_port, listens, run
 from parts.s3 import ACCESS_KEY, SECRET_KEY, Bucket
 
 BUCKET = "headpond-e2e"
@@ -48,7 +46,6 @@ osd_pool_default_min_size = 1
 osd_pool_default_pg_num = 8
 osd_pool_default_pg_autoscale_mode = off
 [client.rgw]
-rgw_frontends = beast endpoint=127.0.0.1:{port}
 rgw_data = {folder}/rgw
 rgw_gc_obj_min_wait = 5
 rgw_gc_processor_period = 10
@@ -58,37 +55,79 @@ MEMORY_BYTES = 12 << 30
 GATEWAY = "client.rgw"
 
 
+class Gateway:
+    """One `radosgw`: an address under which the bucket is reached, which can be made to fail."""
+
+    def __init__(self, command: list[str], folder: Path, host: str = "127.0.0.1"):
+        self.edge = Edge(free_port(), host=host, connect_to=host)
+        self.command = [*command, "--rgw-frontends", f"beast endpoint={self.edge.address}"]
+        self.log = folder / f"radosgw-{self.edge.port}.log"
+        self.bucket = Bucket(self.edge, BUCKET)
+        self.process = self._start()
+
+    def _start(self) -> Process:
+        started = Process(self.command, self.log)
+        started.wait_until(self.answers, "answers", timeout=60)
+        return started
+
+    def answers(self) -> bool:
+        return listens(self.edge.port, self.edge.connect_to)
+
+    def stop(self) -> None:
+        """Connections break off, new ones are refused."""
+        self.process.kill()
+
+    def hang(self) -> None:
+        """Connections are taken, by the kernel, and nothing is ever answered."""
+        self.process.signal(signal.SIGSTOP)
+
+    def come_back(self) -> None:
+        if self.process.child.poll() is None:
+            self.process.signal(signal.SIGCONT)
+        else:
+            self.process = self._start()
+
+    def seen(self, part: str = "") -> list[str]:
+        """Lines of its access log, such as `"GET /bucket/key HTTP/1.1" 200 …`."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return [line for line in lines if "beast: " in line and part in line]
+
+
 class Ceph:
-    """A running cluster with one user and one bucket. `edge` is where its gateway listens."""
+    """A running cluster with one user, one bucket and one gateway."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         for name in ("mon", "osd", "rgw"):
             (folder / name).mkdir(parents=True)
-        self.edge = Edge(free_port())
         self.config = folder / "ceph.conf"
         fsid = str(uuid.uuid4())
-        values = {"fsid": fsid, "folder": folder, "port": self.edge.port, "memory_bytes": MEMORY_BYTES}
-        self.config.write_text(CONFIG.format(**values))
+        self.config.write_text(CONFIG.format(fsid=fsid, folder=folder, memory_bytes=MEMORY_BYTES))
         self.monitor = self._start_monitor(fsid)
         self.osd = self._start_osd()
         keys = ["--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY]
         self._run("radosgw-admin", "-n", GATEWAY, "user", "create", "--uid=e2e", "--display-name=e2e", *keys)
-        self.gateway = self._start_gateway()
-        self.bucket = Bucket(self.edge, BUCKET)
+        self.gateways: list[Gateway] = []
+        self.bucket = self.gateway().bucket
         self.bucket.create()
+
+    def gateway(self, host: str = "127.0.0.1") -> Gateway:
+        """Another way to the same bucket, whose failures are its own."""
+        made = Gateway(self._command("radosgw", "-n", GATEWAY), self.folder, host)
+        self.gateways.append(made)
+        return made
 
     def _run(self, *command: str) -> str:
         return run([command[0], "-c", str(self.config), *command[1:]])
 
-    def _start(self, *command: str) -> Process:
-        return Process([command[0], "-f", "-c", str(self.config), *command[1:]], self.folder / f"{command[0]}.log")
+    def _command(self, program: str, *arguments: str) -> list[str]:
+        return [program, "-f", "-c", str(self.config), *arguments]
 
     def _start_monitor(self, fsid: str) -> Process:
         monmap, address = str(self.folder / "monmap"), f"[v1:127.0.0.1:{free_port()}]"
         run(["monmaptool", "--create", "--fsid", fsid, "--addv", "a", address, monmap])
         self._run("ceph-mon", "-i", "a", "--mkfs", "--monmap", monmap)
-        started = self._start("ceph-mon", "-i", "a")
+        started = Process(self._command("ceph-mon", "-i", "a"), self.folder / "ceph-mon.log")
         started.wait_until(self._monitor_answers, "answers", timeout=60)
         return started
 
@@ -101,39 +140,10 @@ class Ceph:
         self._run("ceph", "osd", "new", identity)
         self._run("ceph", "osd", "crush", "add", "osd.0", "1", "root=default")
         self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", identity)
-        return self._start("ceph-osd", "-i", "0")
-
-    def _start_gateway(self) -> Process:
-        started = self._start("radosgw", "-n", GATEWAY)
-        started.wait_until(self.answers, "answers", timeout=60)
-        return started
-
-    def answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.edge.url}/", timeout=5):
-                return True
-        except urllib.error.HTTPError:
-            return True
-        except OSError:
-            return False
-
-    def gateway_stops(self) -> None:
-        """Connections break off, new ones are refused."""
-        self.gateway.kill()
-
-    def gateway_hangs(self) -> None:
-        """Connections are taken, by the kernel, and nothing is ever answered."""
-        self.gateway.signal(signal.SIGSTOP)
-
-    def gateway_returns(self) -> None:
-        if self.gateway.child.poll() is None:
-            self.gateway.signal(signal.SIGCONT)
-            self.gateway.wait_until(self.answers, "answers again")
-        else:
-            self.gateway = self._start_gateway()
+        return Process(self._command("ceph-osd", "-i", "0"), self.folder / "ceph-osd.log")
 
     def stop(self) -> None:
-        for process in (self.gateway, self.osd, self.monitor):
+        for process in (*(gateway.process for gateway in self.gateways), self.osd, self.monitor):
             process.kill()
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import yaml
 
 from parts.edge import Answer, Edge, request
-from parts.process import Process, free_port, run, wait_until
+from parts.network import THIS_HOST, Host
+from parts.process import Process, run, wait_until
 from parts.stores import Store
 from parts.tls import HOST, Authority, Certificate
 from parts.way import MIRRORED_HOST, PREFIX
@@ -45,13 +46,15 @@ class Headpond:
         rules: list[dict],
         store: Store | None = None,
         env: dict[str, str] | None = None,
+        host: Host | None = None,
         **settings,
     ):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self.host = host or THIS_HOST
         self.store = store or Store(folder / "store")
-        self.edge = Edge(free_port())
-        self.admin = Edge(free_port())
+        self.edge = self.host.edge()
+        self.admin = self.host.edge()
         self.log = folder / "headpond.log"
         self.env = self.store.env | (env or {})
         self.settings = {
@@ -69,7 +72,7 @@ class Headpond:
         return path
 
     def start(self) -> "Headpond":
-        command = [str(binary()), "serve", "--config", str(self.write_config())]
+        command = [*self.host.enter, str(binary()), "serve", "--config", str(self.write_config())]
         self.process = Process(command, self.log, self.env, cwd=self.folder)
         self.process.wait_until(lambda: self.ready() == 200, "is ready")
         return self
