@@ -79,7 +79,8 @@ pub async fn start(config: Config, world: World) -> anyhow::Result<Running> {
     let listeners = BoundListener::bind_all(&config.listen).await?;
     let admin_listener = BoundListener::bind(&Listen { address: config.admin.address, tls: None, proxy_protocol: false }).await?;
     let store = open_store(&config, &world).await?;
-    let cache = Cache::new(Arc::clone(&store), world.clock.clone(), tasks.clone(), build::cache_limits(&config.limits));
+    let limits = build::cache_limits(&config);
+    let cache = Cache::new(Arc::clone(&store), world.clock.clone(), tasks.clone(), limits, &metrics);
     let mut endpoints = Endpoints::new(world.clock.clone());
     let (origins, in_use) = endpoints.origins(&config, &metrics)?;
     endpoints.keep(in_use);
@@ -118,7 +119,8 @@ pub async fn start(config: Config, world: World) -> anyhow::Result<Running> {
 async fn open_store(config: &Config, world: &World) -> anyhow::Result<Arc<Store>> {
     let bucket = config.storage.s3.as_ref().map(bucket::client).transpose().context("cannot use the bucket of storage.s3")?;
     let (path, disk, around) = (config.storage.path.clone(), Arc::clone(&world.disk), world.around_records);
-    let parts = StoreParts { path, disk, bucket, around };
+    let keeps_on_disk = config.storage.max_size != Some(0);
+    let parts = StoreParts { path, disk, bucket, keeps_on_disk, around };
     let store = tokio::task::spawn_blocking(move || Store::open(parts)).await?;
     store.map(Arc::new).with_context(|| format!("cannot use the store {}", config.storage.path.display()))
 }

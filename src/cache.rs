@@ -5,6 +5,7 @@
 
 mod backoff;
 mod blobs;
+mod bucket;
 mod error;
 pub mod fill;
 mod flight;
@@ -20,8 +21,9 @@ mod vouch;
 
 pub use backoff::Backoff;
 pub use blobs::{BlobAnswer, BlobDelivery};
+pub use bucket::Redirects;
 pub use error::CacheError;
-pub use fill::{FillError, FillLimits, Follower};
+pub use fill::{FillError, FillLimits, Follower, UploadLimits};
 pub use flight::{FlightAborted, Flights, Role};
 pub use freshness::StaleReason;
 pub use manifests::{CachedManifest, ManifestHeader};
@@ -36,8 +38,8 @@ use crate::clock::Clock;
 use crate::oci::{Digest, Tag};
 use crate::storage::{Store, unix_seconds};
 use crate::tasks::Tasks;
-use crate::telemetry::metrics::CacheResult;
-use fill::Fills;
+use crate::telemetry::metrics::{CacheResult, Metrics};
+use fill::{Fills, Uploads};
 use memory::Memory;
 use origin::OriginKey;
 
@@ -56,6 +58,10 @@ pub struct CacheLimits {
     pub memory_bytes: u64,
     /// Those of fills.
     pub fills: FillLimits,
+    /// Those of uploads to the bucket.
+    pub uploads: UploadLimits,
+    /// Redirects to the bucket; `None` where blobs are sent through this server.
+    pub redirects: Option<Redirects>,
 }
 
 type OriginTag = (OriginKey, Tag);
@@ -76,22 +82,30 @@ pub struct Cache {
     tag_heads: Flights<OriginTag, Result<ManifestHeader, CacheError>>,
     digest_heads: Flights<OriginDigest, Result<ManifestHeader, CacheError>>,
     blob_heads: Flights<OriginDigest, Result<Option<u64>, CacheError>>,
+    bucket_looks: Flights<Digest, Option<u64>>,
     tag_lists: Flights<OriginKey, Result<Arc<Vec<Tag>>, CacheError>>,
 }
 
 impl Cache {
     /// A cache over `store`.
     #[must_use]
-    pub fn new(store: Arc<Store>, clock: Clock, tasks: Tasks, limits: CacheLimits) -> Self {
+    pub fn new(store: Arc<Store>, clock: Clock, tasks: Tasks, limits: CacheLimits, metrics: &Metrics) -> Self {
+        let bucket = store.bucket.clone().map(|bucket| {
+            let (blobs, pending, limits) = (store.blobs.clone(), store.pending_uploads(), limits.uploads.clone());
+            let uploads = Uploads::new(bucket.clone(), blobs, pending, store.keeps_on_disk, limits, tasks.clone(), metrics);
+            tasks.spawn("uploads", uploads.clone().retry_pending());
+            (bucket, uploads)
+        });
         Self {
             memory: Arc::new(Memory::new(&limits)),
-            fills: Fills::new(store.blobs.clone(), limits.fills.clone(), tasks.clone()),
+            fills: Fills::new(store.blobs.clone(), bucket, limits.fills.clone(), tasks.clone()),
             revalidations: Flights::new(tasks.clone()),
             tag_imports: Flights::new(tasks.clone()),
             digest_imports: Flights::new(tasks.clone()),
             tag_heads: Flights::new(tasks.clone()),
             digest_heads: Flights::new(tasks.clone()),
             blob_heads: Flights::new(tasks.clone()),
+            bucket_looks: Flights::new(tasks.clone()),
             tag_lists: Flights::new(tasks.clone()),
             store,
             clock,

@@ -8,9 +8,9 @@ use secrecy::SecretString;
 
 use super::{Config, Limits};
 use crate::access::{Authenticator, Authorizer};
-use crate::cache::{CacheLimits, FillLimits, RuleOrigin};
+use crate::cache::{CacheLimits, FillLimits, Redirects, RuleOrigin, UploadLimits};
 use crate::clock::Clock;
-use crate::config::Rule;
+use crate::config::{DeliveryMode, Rule};
 use crate::http::Gate;
 use crate::registry::{Registry, RuleOrigins};
 use crate::rules::RuleTable;
@@ -88,7 +88,8 @@ fn upstream_limits(limits: &Limits) -> UpstreamLimits {
     }
 }
 
-pub(super) fn cache_limits(limits: &Limits) -> CacheLimits {
+pub(super) fn cache_limits(config: &Config) -> CacheLimits {
+    let limits = &config.limits;
     CacheLimits {
         revalidate_wait: limits.revalidate_wait,
         revalidate_backoff: limits.revalidate_backoff,
@@ -103,6 +104,9 @@ pub(super) fn cache_limits(limits: &Limits) -> CacheLimits {
             attempts: u32::try_from(limits.fill_attempts).unwrap_or(u32::MAX),
             max_blob_bytes: limits.max_blob_size,
         },
+        uploads: UploadLimits { part_bytes: limits.upload_part, max_parts: limits.max_upload_parts, max_blob_bytes: limits.max_blob_size },
+        redirects: (config.storage.delivery == DeliveryMode::Redirect)
+            .then_some(Redirects { min_bytes: limits.redirect_min_size, expires_in: limits.redirect_expiry }),
     }
 }
 

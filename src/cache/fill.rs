@@ -5,11 +5,15 @@
 //! from any offset. What the two share is [`Fill`]: a watched [`Progress`], and the demands.
 
 mod bypass;
+mod connection;
 mod coverage;
 mod fills;
 mod follower;
+mod lend;
 mod plan;
+mod source;
 mod transfer;
+mod upload;
 mod writer;
 
 pub use bypass::Bypass;
@@ -17,6 +21,8 @@ pub use coverage::Coverage;
 pub use fills::{FillLimits, Fills, Start, Verified};
 pub use follower::Follower;
 pub use plan::{Assignment, ConnectionId, Finished, Plan};
+pub use source::Source;
+pub use upload::{UploadLimits, Uploads};
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -31,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cache::origin::OriginKey;
 use crate::oci::{Digest, DigestHasher};
 use crate::storage::StorageError;
+use crate::telemetry::metrics::FillSource;
 use crate::upstream::UpstreamError;
 
 /// How many bytes at the end of a blob followers get only once the digest holds, so that nobody
@@ -98,6 +105,8 @@ pub(crate) struct Progress {
     /// Bytes that may be read from `file`, but for what is held back.
     pub(crate) coverage: Coverage,
     pub(crate) file: Option<Arc<File>>,
+    /// What the first byte came from.
+    pub(crate) source: Option<FillSource>,
 }
 
 impl Progress {
@@ -135,7 +144,7 @@ pub struct Fill {
 
 impl Fill {
     fn new(digest: Digest, origin: OriginKey, expected_bytes: Option<u64>) -> Self {
-        let progress = Progress { phase: Phase::Opening, total_bytes: None, coverage: Coverage::default(), file: None };
+        let progress = Progress { phase: Phase::Opening, total_bytes: None, coverage: Coverage::default(), file: None, source: None };
         Self {
             digest,
             origin,
@@ -199,6 +208,11 @@ impl Fill {
             }
             is_unfinished
         });
+    }
+
+    /// A source has answered, the first one.
+    fn answered_by(&self, source: FillSource) {
+        self.progress.send_modify(|progress| progress.source = Some(source));
     }
 
     fn set_phase(&self, phase: Phase) {

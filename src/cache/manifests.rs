@@ -1,7 +1,6 @@
 //! Lookup of manifests by digest. A digest never changes what it names, so nothing here is ever
 //! revalidated.
 
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,7 +9,7 @@ use super::tags::Served;
 use super::{Cache, CacheError, Origin, fetched};
 use crate::oci::manifest::{ManifestError, ManifestSummary};
 use crate::oci::{Digest, MediaType, Reference};
-use crate::storage::{ManifestRecord, OpenBlob, RecordKey};
+use crate::storage::{ManifestRecord, RecordKey};
 use crate::telemetry::metrics::CacheResult;
 use crate::upstream::{ManifestBody, ManifestHead, Purpose};
 
@@ -126,10 +125,11 @@ impl Cache {
         }
         let record = self.store.records.read(&RecordKey::manifest(&origin.repository, digest)).await;
         let record = self.or_miss(origin, record).filter(|record| *record.source == *origin.source)?;
-        let blob = self.stored_blob(origin, digest)?;
+        let stored = self.store.read_small(digest, ManifestSummary::MAX_BYTES).await;
+        let bytes = self.or_miss(origin, stored)?;
         let manifest = tokio::task::spawn_blocking({
             let digest = *digest;
-            move || read_manifest(&blob, digest, &record)
+            move || checked_manifest(bytes, digest, &record)
         });
         let Some(manifest) = manifest.await.ok().flatten().map(Arc::new) else {
             tracing::warn!(repository = %origin.repository, %digest, "a cached manifest is damaged; it is fetched again");
@@ -140,14 +140,11 @@ impl Cache {
     }
 }
 
-/// Reads a manifest and checks it against its digest: small, and done once while it stays in memory.
-fn read_manifest(blob: &OpenBlob, digest: Digest, record: &ManifestRecord) -> Option<CachedManifest> {
-    let length = usize::try_from(blob.length_bytes).ok().filter(|length| *length <= ManifestSummary::MAX_BYTES)?;
-    let mut bytes = vec![0; length];
-    blob.file.read_exact_at(&mut bytes, 0).ok()?;
+/// A stored manifest, checked against its digest: small, and done once while it stays in memory.
+fn checked_manifest(bytes: Bytes, digest: Digest, record: &ManifestRecord) -> Option<CachedManifest> {
     let mut hasher = crate::oci::DigestHasher::new(digest.algorithm());
     hasher.update(&bytes);
     (hasher.finish() == digest).then_some(())?;
     let media_type = MediaType::parse(&record.media_type).ok()?;
-    Some(CachedManifest { digest, media_type, bytes: bytes.into() })
+    Some(CachedManifest { digest, media_type, bytes })
 }

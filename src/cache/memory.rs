@@ -4,6 +4,7 @@
 //! the store puts it in only where nothing is: what upstream said meanwhile is newer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use moka::sync::Cache as Moka;
 
@@ -11,7 +12,7 @@ use super::manifests::{CachedManifest, ManifestHeader};
 use super::origin::OriginKey;
 use super::tags::TagEntry;
 use super::{CacheLimits, OriginDigest, OriginTag};
-use crate::oci::{RepositoryName, Tag};
+use crate::oci::{Digest, RepositoryName, Tag};
 use crate::storage::RepositoryRecord;
 use crate::upstream::UpstreamError;
 
@@ -21,6 +22,9 @@ const MAX_ENTRIES: u64 = 100_000;
 const MAX_REFUSALS: u64 = 10_000;
 /// Tags in all the lists that are remembered.
 const MAX_LISTED_TAGS: u64 = 500_000;
+
+/// How long it is believed that the bucket has a blob: far less than the grace of garbage collection.
+const IN_BUCKET_FOR: Duration = Duration::from_secs(600);
 
 /// The maps.
 pub(super) struct Memory {
@@ -36,6 +40,8 @@ pub(super) struct Memory {
     pub(super) vouched: Moka<OriginDigest, ()>,
     /// Blobs that a cached manifest refers to: size by the descriptor.
     pub(super) links: Moka<OriginDigest, Option<u64>>,
+    /// Blobs that the bucket has: their lengths.
+    pub(super) in_bucket: Moka<Digest, u64>,
     /// Lists of tags as upstream sent them.
     pub(super) tag_lists: Moka<OriginKey, Arc<Vec<Tag>>>,
     /// The last such list, for when upstream is gone.
@@ -57,6 +63,7 @@ impl Memory {
             head_tags: Moka::new(MAX_ENTRIES),
             vouched: Moka::new(MAX_ENTRIES),
             links: Moka::new(MAX_ENTRIES),
+            in_bucket: Moka::builder().max_capacity(MAX_ENTRIES).time_to_live(IN_BUCKET_FOR).build(),
             tag_lists: Moka::builder().max_capacity(MAX_LISTED_TAGS).weigher(listed_tags).time_to_live(limits.tags_list_ttl).build(),
             old_tag_lists: Moka::builder().max_capacity(MAX_LISTED_TAGS).weigher(listed_tags).build(),
             repositories: Moka::new(MAX_ENTRIES),

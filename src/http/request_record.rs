@@ -30,6 +30,8 @@ pub(super) struct RequestRecord {
     outcome: Option<Outcome>,
     stale: Option<StaleReason>,
     error: Option<String>,
+    /// What the client gets elsewhere.
+    redirected_bytes: u64,
 }
 
 impl RequestRecord {
@@ -47,6 +49,7 @@ impl RequestRecord {
             outcome: None,
             stale: None,
             error: None,
+            redirected_bytes: 0,
         }
     }
 
@@ -77,6 +80,11 @@ impl RequestRecord {
         self.error = Some(error);
     }
 
+    /// The client is sent to the bucket for so many bytes.
+    pub(super) const fn redirected(&mut self, bytes: u64) {
+        self.redirected_bytes = bytes;
+    }
+
     /// Goes with the answer, to its end.
     pub(super) fn follow(self, response: Response<Body>) -> Response<RecordedBody> {
         let status = response.status().as_u16();
@@ -101,6 +109,7 @@ impl RequestRecord {
         if let Some(outcome) = &self.outcome {
             outcome.metrics.requested(outcome.kind, outcome.result());
             outcome.metrics.sent(outcome.kind, body.bytes);
+            outcome.metrics.redirected(outcome.kind, self.redirected_bytes);
         }
         let user = self.principal.as_ref().filter(|principal| !principal.is_anonymous());
         let result = self.outcome.as_ref().map_or("", |outcome| outcome.result().as_str());
@@ -114,6 +123,7 @@ impl RequestRecord {
             stale = self.stale.map_or("", StaleReason::as_str),
             status = body.status,
             sent_bytes = body.bytes,
+            redirected_bytes = self.redirected_bytes,
             ttfb_ms = body.ttfb_ms,
             duration_ms = duration.as_secs_f64() * 1000.0,
             client = self.client.map(tracing::field::display),

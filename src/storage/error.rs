@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use object_store::path::Path as Key;
 use thiserror::Error;
 
 /// An operation of the store failed. Cheap to clone: one failure is told to every follower.
@@ -62,8 +63,13 @@ impl StorageError {
     }
 
     /// Wraps an answer of the object store.
-    pub(super) fn object(key: &object_store::path::Path, source: object_store::Error) -> Self {
+    pub(super) fn object(key: &Key, source: object_store::Error) -> Self {
         Self::Object { key: key.to_string(), source: Arc::new(source) }
+    }
+
+    /// Whether it only says that what was asked for is as the caller knows it.
+    pub(super) fn is_not_modified(&self) -> bool {
+        matches!(self, Self::Object { source, .. } if matches!(**source, object_store::Error::NotModified { .. }))
     }
 
     /// The operation, as a metric's label.

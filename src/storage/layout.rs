@@ -3,6 +3,7 @@
 //! ```text
 //! blobs/sha256/ab/abcdef…                    bytes
 //! staging/<uuid>                             a blob on its way in; removed at start
+//! pending/<algorithm>-<hex>                  a blob that the bucket has not taken yet
 //! repositories/<name, flat>                  what a repository is
 //! images/<name>/_manifests/sha256/<hex>      what is known of a manifest
 //! images/<name>/_tags/<tag>                  digest
@@ -48,7 +49,7 @@ impl Layout {
 
     /// Creates the directories that must exist before anything is stored.
     pub(super) fn create(&self) -> Result<(), StorageError> {
-        for directory in [self.staging(), self.root.join("blobs"), self.images(), self.root.join("repositories")] {
+        for directory in [self.staging(), self.pending(), self.root.join("blobs"), self.images(), self.root.join("repositories")] {
             fs::create_dir_all(&directory).map_err(|error| StorageError::file("create", &directory, error))?;
         }
         Ok(())
@@ -64,6 +65,12 @@ impl Layout {
     #[must_use]
     pub fn staging(&self) -> PathBuf {
         self.root.join("staging")
+    }
+
+    /// Where it is noted which blobs are still to be sent to the bucket.
+    #[must_use]
+    pub fn pending(&self) -> PathBuf {
+        self.root.join("pending")
     }
 
     /// The trees that hold records.

@@ -8,10 +8,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::TryStreamExt;
 use object_store::path::Path as Key;
-use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutPayload};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::preconditions::{KnownPreconditions, Preconditions};
+use super::versions::Locks;
 use super::{StorageError, layout};
 use crate::oci::{Digest, RepositoryName, Tag};
 
@@ -119,6 +121,10 @@ impl<R> RecordKey<R> {
     const fn new(key: Key) -> Self {
         Self { key, form: std::marker::PhantomData }
     }
+
+    pub(super) const fn key(&self) -> &Key {
+        &self.key
+    }
 }
 
 impl RecordKey<RepositoryRecord> {
@@ -172,14 +178,23 @@ impl RecordKey<SourceBlobRecord> {
 /// The records of one store; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Records {
-    store: Arc<dyn ObjectStore>,
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) preconditions: KnownPreconditions,
+    pub(super) is_bucket: bool,
+    pub(super) locks: Arc<Locks>,
 }
 
 impl Records {
-    /// Records in `store`.
+    /// Records in a store that this process alone writes to.
     #[must_use]
     pub fn new(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store }
+        Self { store, preconditions: KnownPreconditions::of(Preconditions::NONE), is_bucket: false, locks: Arc::default() }
+    }
+
+    /// Records in a bucket that other processes write to as well.
+    #[must_use]
+    pub fn in_bucket(store: Arc<dyn ObjectStore>, preconditions: KnownPreconditions) -> Self {
+        Self { store, preconditions, is_bucket: true, locks: Arc::default() }
     }
 
     /// Reads a record. `None` if it is not there, or not of its form (which is logged).
@@ -187,19 +202,8 @@ impl Records {
     /// # Errors
     /// When the store cannot say.
     pub async fn read<R: DeserializeOwned>(&self, key: &RecordKey<R>) -> Result<Option<R>, StorageError> {
-        let wrap = |source| StorageError::Object { key: key.key.to_string(), source: Arc::new(source) };
-        let bytes = match self.store.get(&key.key).await {
-            Ok(found) => found.bytes().await.map_err(wrap)?,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(wrap(error)),
-        };
-        match serde_json::from_slice(&bytes) {
-            Ok(record) => Ok(Some(record)),
-            Err(error) => {
-                tracing::warn!(key = %key.key, %error, "a record is not of its form and is ignored");
-                Ok(None)
-            }
-        }
+        let read = self.bytes(&key.key, GetOptions::default()).await?;
+        Ok(read.and_then(|bytes| self.parse(key, &bytes.bytes)))
     }
 
     /// Writes a record whole, over what was there.
@@ -207,10 +211,22 @@ impl Records {
     /// # Errors
     /// When the store cannot.
     pub async fn write<R: Serialize>(&self, key: &RecordKey<R>, record: &R) -> Result<(), StorageError> {
-        let json =
-            serde_json::to_vec(record).map_err(|error| StorageError::Corrupt { key: key.key.to_string(), detail: error.to_string() })?;
+        let json = Self::json(key, record)?;
+        let _lock = self.write_lock(&key.key).await;
         let put = self.store.put(&key.key, PutPayload::from(json)).await;
-        put.map(|_| ()).map_err(|source| StorageError::Object { key: key.key.to_string(), source: Arc::new(source) })
+        put.map(|_| ()).map_err(|error| StorageError::object(&key.key, error))
+    }
+
+    /// A record as it is stored.
+    pub(super) fn json<R: Serialize>(key: &RecordKey<R>, record: &R) -> Result<Vec<u8>, StorageError> {
+        serde_json::to_vec(record).map_err(|error| StorageError::Corrupt { key: key.key.to_string(), detail: error.to_string() })
+    }
+
+    /// A record from what is stored; none, and a line in the log, if it is not of its form.
+    pub(super) fn parse<R: DeserializeOwned>(&self, key: &RecordKey<R>, bytes: &[u8]) -> Option<R> {
+        serde_json::from_slice(bytes)
+            .inspect_err(|error| tracing::warn!(key = %key.key, %error, "a record is not of its form and is ignored"))
+            .ok()
     }
 
     /// The tags of a repository, sorted.
@@ -219,12 +235,7 @@ impl Records {
     /// When the store cannot list.
     pub async fn list_tags(&self, name: &RepositoryName) -> Result<Vec<Tag>, StorageError> {
         let prefix = layout::tags(name);
-        let objects: Vec<_> = self
-            .store
-            .list(Some(&prefix))
-            .try_collect()
-            .await
-            .map_err(|source| StorageError::Object { key: prefix.to_string(), source: Arc::new(source) })?;
+        let objects: Vec<_> = self.store.list(Some(&prefix)).try_collect().await.map_err(|error| StorageError::object(&prefix, error))?;
         let mut tags: Vec<Tag> =
             objects.iter().filter_map(|object| object.location.filename()).filter_map(|name| Tag::parse(name).ok()).collect();
         tags.sort();

@@ -13,6 +13,7 @@ use super::{Fill, FillError, Fills, Phase, Progress};
 use crate::cache::Origin;
 use crate::oci::DigestHasher;
 use crate::storage::PieceReader;
+use crate::telemetry::metrics::FillSource;
 
 /// Reads an interval of a blob on its way in, at its own pace.
 ///
@@ -60,6 +61,11 @@ impl Follower {
             bypass: None,
             bypassing: Arc::default(),
         }
+    }
+
+    /// What the first byte came from, once it is there.
+    pub(in crate::cache) fn source(&self) -> Option<FillSource> {
+        self.progress.borrow().source
     }
 
     /// Waits until the first byte can be sent, or it is clear that none will be. Returns the length

@@ -77,12 +77,14 @@ pub enum FillResult {
     Failed,
     /// The bytes did not match their digest.
     DigestMismatch,
+    /// The bytes of the bucket did not match their digest.
+    Rotten,
     /// Dropped because nobody followed it and room was needed, or by shutdown.
     Dropped,
 }
 
 impl FillResult {
-    pub(super) const ALL: [Self; 5] = [Self::Committed, Self::NotKept, Self::Failed, Self::DigestMismatch, Self::Dropped];
+    pub(super) const ALL: [Self; 6] = [Self::Committed, Self::NotKept, Self::Failed, Self::DigestMismatch, Self::Rotten, Self::Dropped];
 
     /// The label's value.
     #[must_use]
@@ -92,7 +94,30 @@ impl FillResult {
             Self::NotKept => "not_kept",
             Self::Failed => "failed",
             Self::DigestMismatch => "digest_mismatch",
+            Self::Rotten => "rotten",
             Self::Dropped => "dropped",
+        }
+    }
+}
+
+/// Where a fill's bytes come from, the label `source` of `headpond_fill_bytes_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FillSource {
+    /// The bucket.
+    Bucket,
+    /// The upstream.
+    Upstream,
+}
+
+impl FillSource {
+    pub(super) const ALL: [Self; 2] = [Self::Bucket, Self::Upstream];
+
+    /// The label's value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bucket => "bucket",
+            Self::Upstream => "upstream",
         }
     }
 }
