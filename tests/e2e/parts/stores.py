@@ -67,12 +67,16 @@ class Store:
     def holds_all(self, digests: Iterable[str]) -> bool:
         return all(self.holds(digest) for digest in digests)
 
-    def check(self) -> None:
-        """Every blob, wherever it lies, is what its name says."""
+    def check(self, digests: Iterable[str] | None = None) -> None:
+        """Every blob, wherever it lies, is what its name says; or those of these that are there."""
+        wanted = None if digests is None else {digest.partition(":")[2] for digest in digests}
         for path in self.files():
-            assert digest_of(path.read_bytes()) == f"sha256:{path.name}"
+            if wanted is None or path.name in wanted:
+                assert digest_of(path.read_bytes()) == f"sha256:{path.name}"
         for key in self.objects():
-            assert self.bucket.digest(key) == f"sha256:{key.rpartition('/')[2]}"
+            name = key.rpartition("/")[2]
+            if wanted is None or name in wanted:
+                assert self.bucket.digest(key) == f"sha256:{name}"
 
     def clear(self) -> None:
         """Empties the prefix: the bucket lies in memory."""
