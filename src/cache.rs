@@ -8,6 +8,7 @@ mod blobs;
 mod bucket;
 mod catalog;
 mod error;
+mod evict;
 pub mod fill;
 mod flight;
 mod freshness;

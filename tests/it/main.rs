@@ -11,6 +11,7 @@ mod cli;
 mod config;
 mod control;
 mod documents;
+mod du;
 mod errors;
 mod fake_bucket;
 mod fake_upstream;
