@@ -7,6 +7,7 @@ mod bad_input;
 mod catalog;
 mod chart;
 mod cli;
+mod cluster;
 mod config;
 mod documents;
 mod errors;
