@@ -8,6 +8,7 @@ mod bucket;
 mod catalog;
 mod chart;
 mod cli;
+mod cluster;
 mod config;
 mod control;
 mod documents;
