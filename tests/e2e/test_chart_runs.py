@@ -70,9 +70,10 @@ def test_pod_on_a_disk_serves_keeps_and_ends(make_pods, proxy, publish, tmp_path
     picture = publish()
     assert Skopeo(tmp_path).pull(pod.edge, picture, "tag") == expected(picture)
 
-    blobs = [path for path in (pod.store / "blobs").rglob("*") if path.is_file()]
-    assert {path.name for path in blobs} >= {digest.removeprefix("sha256:") for digest in picture.blobs}
-    assert {path.stat().st_uid for path in blobs} == {65532}
+    wanted = {digest.removeprefix("sha256:") for digest in picture.blobs}
+    kept = lambda: {path.name: path for path in (pod.store / "blobs").rglob("*") if path.is_file()}
+    wait_until(lambda: wanted <= set(kept()), "every blob is in the volume")
+    assert {path.stat().st_uid for path in kept().values()} == {65532}
     assert pod.stop() == 0
 
 
