@@ -4,6 +4,7 @@
 mod architecture;
 mod auth;
 mod bad_input;
+mod bucket;
 mod catalog;
 mod chart;
 mod cli;
