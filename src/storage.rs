@@ -10,6 +10,7 @@ mod disk;
 mod error;
 mod layout;
 mod leftovers;
+mod listing;
 mod lock;
 mod pending;
 mod preconditions;
@@ -18,6 +19,7 @@ mod records;
 mod small;
 mod staged_blob;
 mod versions;
+mod view;
 
 pub use blob_files::{BlobFiles, OpenBlob};
 pub use bucket::{Bucket, BucketClient, BucketStream, BucketUpload, StoredBlob};
@@ -28,11 +30,12 @@ pub use pending::PendingUploads;
 pub use preconditions::{KnownPreconditions, Preconditions, Support};
 pub use read::PieceReader;
 pub use records::{
-    BlobLinkRecord, ManifestRecord, RecordKey, Records, RepositoryKind, RepositoryRecord, SourceBlobRecord, TagRecord, ValidatedRecord,
-    unix_seconds,
+    BlobLinkRecord, ManifestRecord, PulledRecord, RecordKey, Records, RepositoryKind, RepositoryRecord, SourceBlobRecord, TagRecord,
+    ValidatedRecord, unix_seconds,
 };
 pub use staged_blob::StagedBlob;
 pub use versions::{Conflict, Expected, IfChanged, Version};
+pub use view::RepositoryView;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -42,6 +42,22 @@ impl Cache {
 
     /// Checks a manifest that upstream sent, remembers it, and records it behind the answer.
     pub(super) fn import(&self, origin: &Arc<Origin>, body: ManifestBody) -> Result<Arc<CachedManifest>, CacheError> {
+        let (manifest, summary) = self.take_in(origin, body)?;
+        let (cache, origin, stored) = (self.clone(), Arc::clone(origin), Arc::clone(&manifest));
+        self.tasks.spawn_to_end("record a manifest", async move {
+            if let Err(error) = cache.record_manifest(&origin, &stored, &summary).await {
+                cache.not_recorded(&origin, &error);
+            }
+        });
+        Ok(manifest)
+    }
+
+    /// Checks a manifest that another replica sent, and remembers it: that one has recorded it.
+    pub(super) fn adopt(&self, origin: &Arc<Origin>, body: ManifestBody) -> Result<Arc<CachedManifest>, CacheError> {
+        self.take_in(origin, body).map(|(manifest, _)| manifest)
+    }
+
+    fn take_in(&self, origin: &Arc<Origin>, body: ManifestBody) -> Result<(Arc<CachedManifest>, ManifestSummary), CacheError> {
         let summary = ManifestSummary::parse(&body.bytes, body.content_type.as_deref())?;
         let manifest = Arc::new(CachedManifest { digest: body.digest, media_type: summary.media_type.clone(), bytes: body.bytes });
         let key = (origin.key(), manifest.digest);
@@ -60,13 +76,7 @@ impl Cache {
                 self.set_tag(origin, &tag, manifest.digest, told_at);
             }
         }
-        let (cache, origin, stored) = (self.clone(), Arc::clone(origin), Arc::clone(&manifest));
-        self.tasks.spawn_to_end("record a manifest", async move {
-            if let Err(error) = cache.record_manifest(&origin, &stored, &summary).await {
-                cache.not_recorded(&origin, &error);
-            }
-        });
-        Ok(manifest)
+        Ok((manifest, summary))
     }
 
     async fn record_manifest(&self, origin: &Origin, manifest: &CachedManifest, summary: &ManifestSummary) -> Result<(), StorageError> {

@@ -52,7 +52,7 @@ pub struct ManifestHeader {
 
 impl ManifestHeader {
     /// What upstream's answer to a HEAD tells; `None` if that is less than a GET would tell.
-    fn from_upstream(head: &ManifestHead) -> Result<Option<Self>, CacheError> {
+    pub(super) fn from_upstream(head: &ManifestHead) -> Result<Option<Self>, CacheError> {
         let media_type = head.content_type.as_deref().and_then(|text| MediaType::parse(text).ok());
         let Some(media_type) = media_type.filter(|media_type| !media_type.is_generic()) else { return Ok(None) };
         if media_type.is_schema1() {
@@ -73,6 +73,9 @@ impl Cache {
             return Ok(Served::new(manifest, CacheResult::Hit));
         }
         self.refuse_again(origin, digest)?;
+        if let Some(word) = self.manifest_through(origin, digest).await {
+            return word;
+        }
         let (cache, asking, wanted) = (self.clone(), Arc::clone(origin), *digest);
         let (role, landing) = self.digest_imports.join((origin.key(), *digest), || async move {
             // What came in, or was refused, between this caller's look and now.
@@ -94,6 +97,9 @@ impl Cache {
             return Ok(Served::new(manifest.header(), CacheResult::Hit));
         }
         self.refuse_again(origin, digest)?;
+        if let Some(word) = self.digest_head_through(origin, digest).await {
+            return word;
+        }
         let (cache, asking, wanted) = (self.clone(), Arc::clone(origin), *digest);
         let (role, landing) = self.digest_heads.join((origin.key(), *digest), || async move {
             cache.refuse_again(&asking, &wanted)?;

@@ -4,6 +4,7 @@
 mod architecture;
 mod auth;
 mod bad_input;
+mod catalog;
 mod cli;
 mod config;
 mod documents;
@@ -20,6 +21,7 @@ mod manifests;
 mod names;
 mod outage;
 mod pull;
+mod referrers;
 mod reload;
 mod server;
 mod server_tls;
