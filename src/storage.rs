@@ -22,7 +22,7 @@ mod versions;
 mod view;
 
 pub use blob_files::{BlobFiles, OpenBlob};
-pub use bucket::{Bucket, BucketClient, BucketStream, BucketUpload, StoredBlob};
+pub use bucket::{Bucket, BucketClient, BucketEncryption, BucketLimits, BucketSettings, BucketStream, BucketUpload, StoredBlob};
 pub use disk::{Disk, LocalDisk};
 pub use error::StorageError;
 pub use layout::Layout;
@@ -94,7 +94,7 @@ impl Store {
         layout.create()?;
         let lock = lock::StoreLock::take(&layout.lock_file())?;
         leftovers::remove_staged(&layout)?;
-        let bucket = parts.bucket.map(|client| Bucket::new(BucketClient { objects: (parts.around)(client.objects), ..client }));
+        let bucket = parts.bucket.map(|client| Bucket::new(client.wrapped(parts.around)));
         let records = match &bucket {
             Some(bucket) => bucket.records(),
             None => Records::new((parts.around)(Arc::new(local_objects(&layout)?))),

@@ -58,6 +58,12 @@ pub struct BucketLimits {
 }
 
 impl BucketClient {
+    /// With something put around its objects, behind the guard: how tests fail the Nth call.
+    #[must_use]
+    pub fn wrapped(self, around: fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {
+        Self { objects: around(self.objects), ..self }
+    }
+
     /// A client of these objects, which cannot sign.
     #[must_use]
     pub fn over(objects: Arc<dyn ObjectStore>, limits: BucketLimits, metrics: BucketMetrics) -> Self {

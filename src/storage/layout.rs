@@ -11,6 +11,7 @@
 //! images/<name>/_pulled/sha256/<hex>         when a manifest was last pulled
 //! images/<name>/_blobs/sha256/<hex>          this repository refers to this blob
 //! sources/<source>/sha256/ab/<hex>           this upstream, with this credential, has this blob
+//! probe/<uuid>                               in a bucket only, for a moment: what can it do?
 //! headpond.lock                              held by the one process that uses the store
 //! ```
 
@@ -97,6 +98,11 @@ impl Layout {
         let fan = hex.get(..2).unwrap_or_default();
         self.root.join("blobs").join(digest.algorithm().as_str()).join(fan).join(&hex)
     }
+}
+
+/// A new object with which it is tried what the bucket can do.
+pub(super) fn probe() -> Key {
+    Key::from_iter(["probe", Uuid::new_v4().simple().to_string().as_str()])
 }
 
 /// Prefix of all blobs.

@@ -23,7 +23,7 @@ const MAY_NAME: [(&str, &[&str]); 15] = [
     ("cache", &["upstream", "storage", "telemetry", "tasks", "clock", "config", "oci"]),
     ("upstream", &["cluster", "telemetry", "clock", "oci"]),
     ("cluster", &["telemetry"]),
-    ("storage", &["oci"]),
+    ("storage", &["telemetry", "oci"]),
     ("rules", &["config", "oci"]),
     ("telemetry", &["config"]),
     ("config", &["oci"]),

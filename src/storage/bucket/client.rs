@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::default_provider::region::DefaultRegionChain;
-use aws_config::meta::region::ProvideRegion;
 use object_store::aws::{AmazonS3Builder, S3CopyIfNotExists, resolve_bucket_region};
 use object_store::path::Path as Key;
 use object_store::prefix::PrefixStore;

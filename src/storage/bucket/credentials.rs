@@ -89,12 +89,13 @@ impl Kept {
 
 impl ChainCredentials {
     /// The SDK's own chain. Nothing is asked before the first use.
-    pub(super) fn of_the_sdk(region: &str) -> Self {
+    fn of_the_sdk(region: &str) -> Self {
         Self { region: region.to_owned(), chain: OnceCell::new(), kept: ArcSwapOption::empty(), renewing: Mutex::new(()) }
     }
 
     /// Credentials of `provider`.
-    pub(super) fn of(provider: impl ProvideCredentials + 'static) -> Self {
+    #[cfg(test)]
+    fn of(provider: impl ProvideCredentials + 'static) -> Self {
         let chain = OnceCell::new_with(Some(SharedCredentialsProvider::new(provider)));
         Self { chain, ..Self::of_the_sdk("") }
     }
@@ -241,11 +242,13 @@ mod tests {
         assert!(error.to_string().contains("planned by the test"), "{error}");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn credentials_without_an_end_are_asked_for_again_after_a_while() {
         let (credentials, issued) = credentials(None, 9);
-        key(&credentials).await.unwrap();
-        tokio::time::advance(BELIEVED_FOR).await;
+        for _ in 0..2 {
+            assert_eq!(key(&credentials).await.unwrap(), "key0");
+        }
+        credentials.keep(&credentials.get_credential().await.unwrap(), None, Duration::ZERO);
         assert_eq!(key(&credentials).await.unwrap(), "key1");
         assert_eq!((issued.load(Ordering::SeqCst), credentials.expire_at()), (2, None));
     }

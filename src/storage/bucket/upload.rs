@@ -64,19 +64,18 @@ impl BucketUpload {
     pub async fn complete(mut self) -> Result<(), StorageError> {
         let Some(mut unfinished) = self.unfinished.take() else { return Ok(()) };
         let completed = match unfinished.upload.as_mut() {
-            Some(upload) => upload.complete().await.map_err(|error| StorageError::object(&self.key, error)),
+            Some(upload) => upload.complete().await.map(|_| ()).map_err(|error| StorageError::object(&self.key, error)),
             None => Ok(()),
         };
-        let found = match (&completed, self.bucket.stat(&self.digest).await) {
-            // The answer may have been lost, and trying again found no upload.
-            (_, Ok(found)) if found == Some(self.sent_bytes) => found,
-            (Err(_), _) => return completed,
+        if completed.is_ok() {
+            unfinished.upload = None;
+        }
+        let found = match (completed, self.bucket.stat(&self.digest).await) {
+            // An answer may have been lost, and trying again found no upload.
+            (_, Ok(found)) if found == Some(self.sent_bytes) => return Ok(()),
+            (Err(error), _) => return Err(error),
             (Ok(()), found) => found?,
         };
-        unfinished.upload = None;
-        if found == Some(self.sent_bytes) {
-            return Ok(());
-        }
         if found.is_some() {
             self.bucket.delete(&self.digest).await?;
         }
