@@ -24,7 +24,7 @@ const MAY_NAME: [(&str, &[&str]); 16] = [
     ("upstream", &["cluster", "telemetry", "clock", "oci"]),
     ("cluster", &["telemetry"]),
     ("upkeep", &["storage", "telemetry", "tasks", "clock", "oci"]),
-    ("storage", &["clock", "oci"]),
+    ("storage", &["telemetry", "clock", "oci"]),
     ("rules", &["config", "oci"]),
     ("telemetry", &["config"]),
     ("config", &["oci"]),
