@@ -6,19 +6,24 @@
 
 mod blob_files;
 mod bucket;
+mod control_socket;
 mod counted_objects;
 mod disk;
 mod error;
+mod examine;
 mod footprint;
 mod index;
+mod inventory;
 mod layout;
 mod leftovers;
 mod listing;
 mod lock;
 mod pending;
 mod preconditions;
+mod quarantine;
 mod read;
 mod records;
+mod repository_walk;
 mod room;
 mod small;
 mod staged_blob;
@@ -27,9 +32,12 @@ mod view;
 mod walk;
 
 pub use blob_files::{BlobFiles, OpenBlob};
-pub use bucket::{Bucket, BucketClient, BucketStream, BucketUpload, StoredBlob};
+pub use bucket::{Bucket, BucketClient, BucketEncryption, BucketLimits, BucketSettings, BucketStream, BucketUpload, StoredBlob};
+pub use control_socket::{ControlSocket, connect_control};
 pub use disk::{Disk, LocalDisk, Space};
 pub use error::StorageError;
+pub use examine::Examined;
+pub use inventory::{BlobCheck, Inventory};
 pub use layout::Layout;
 pub use pending::PendingUploads;
 pub use preconditions::{KnownPreconditions, Preconditions, Support};
@@ -38,6 +46,7 @@ pub use records::{
     BlobLinkRecord, ManifestRecord, PulledRecord, RecordKey, Records, RepositoryKind, RepositoryRecord, SourceBlobRecord, TagRecord,
     ValidatedRecord, unix_seconds,
 };
+pub use repository_walk::{Listed, RepositoryContents, RepositoryWalk};
 pub use room::{Room, RoomLimits, RoomNumbers};
 pub use staged_blob::StagedBlob;
 pub use versions::{Conflict, Expected, IfChanged, Version};
@@ -116,7 +125,7 @@ impl Store {
         let lock = lock::StoreLock::take(&layout.lock_file())?;
         leftovers::remove_staged(&layout)?;
         let room = Room::new(layout.clone(), Arc::clone(&parts.disk), parts.clock, parts.room, parts.bucket.is_none());
-        let bucket = parts.bucket.map(|client| Bucket::new(BucketClient { objects: (parts.around)(client.objects), ..client }));
+        let bucket = parts.bucket.map(|client| Bucket::new(client.wrapped(parts.around)));
         let records = match &bucket {
             Some(bucket) => bucket.records(),
             None => Records::new((parts.around)(Arc::new(CountedObjects::new(local_objects(&layout)?, room.clone())))),
@@ -163,6 +172,14 @@ impl Store {
         }
         let on_disk = small::put_file(self.blobs.clone(), *digest, bytes).await;
         if self.bucket.is_some() { Ok(()) } else { on_disk }
+    }
+
+    /// Binds the socket on which the holder of the store takes commands. Blocks.
+    ///
+    /// # Errors
+    /// When the directory's file system has no sockets.
+    pub fn control_socket(&self) -> Result<ControlSocket, StorageError> {
+        ControlSocket::bind(&self.layout)
     }
 
     /// Removes what a crash may have left among the records. Walks the whole store, so it is run

@@ -128,6 +128,17 @@ impl Digest {
     }
 }
 
+impl Digest {
+    /// The first 16 bytes of the hash: enough where millions are held in memory, and two that meet
+    /// would only be kept longer than need be.
+    #[must_use]
+    pub fn prefix(&self) -> [u8; 16] {
+        let mut prefix = [0; 16];
+        prefix.iter_mut().zip(self.hash).for_each(|(to, from)| *to = from);
+        prefix
+    }
+}
+
 const fn hex_value(digit: u8) -> Option<u8> {
     match digit {
         b'0'..=b'9' => Some(digit - b'0'),

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{Disk, Layout, Room, StagedBlob, StorageError};
@@ -80,5 +81,30 @@ impl BlobFiles {
         let staged = self.stage(Some(bytes.len() as u64))?;
         staged.write_at(bytes, 0)?;
         staged.commit_manifest(digest)
+    }
+
+    /// Removes a blob. One that is not there is no error. Whoever has it open goes on reading. Blocks.
+    ///
+    /// # Errors
+    /// When the disk cannot.
+    pub fn remove(&self, digest: &Digest) -> Result<(), StorageError> {
+        let path = self.layout.blob_file(digest);
+        match self.disk.remove(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StorageError::file("remove", &path, error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Where a blob is, for messages.
+    pub(super) fn path(&self, digest: &Digest) -> PathBuf {
+        self.layout.blob_file(digest)
+    }
+
+    pub(super) const fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    pub(super) fn disk(&self) -> &dyn Disk {
+        &*self.disk
     }
 }
