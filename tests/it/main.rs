@@ -4,7 +4,9 @@
 mod architecture;
 mod auth;
 mod bad_input;
+mod bucket;
 mod catalog;
+mod chart;
 mod cli;
 mod config;
 mod documents;
