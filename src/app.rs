@@ -8,6 +8,7 @@ mod bucket;
 mod build;
 mod cluster;
 mod signals;
+pub mod upkeep;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -96,6 +97,8 @@ pub async fn start(config: Config, world: World) -> anyhow::Result<Running> {
     endpoints.keep(in_use);
     let edge = Edge::new(build::gate(&config, Registry::new(cache.clone(), origins, &metrics), replicas.clone())?, metrics.clone());
     clean_up_behind(&store, &tasks);
+    upkeep::begin(&config, &store, &cache, &world.clock, &tasks, &metrics);
+    cache.keep_room(&metrics.eviction);
     if let Some(bucket) = &store.bucket {
         bucket::probe_behind(bucket, &tasks);
     }
@@ -137,7 +140,8 @@ async fn open_store(config: &Config, world: &World, metrics: &Metrics) -> anyhow
     };
     let (path, disk, around) = (config.storage.path.clone(), Arc::clone(&world.disk), world.around_records);
     let keeps_on_disk = config.storage.max_size != Some(0);
-    let parts = StoreParts { path, disk, bucket, keeps_on_disk, around };
+    let room = build::room_limits(&config.storage);
+    let parts = StoreParts { path, disk, bucket, keeps_on_disk, around, room, clock: world.clock.clone() };
     let store = tokio::task::spawn_blocking(move || Store::open(parts)).await?;
     store.map(Arc::new).with_context(|| format!("cannot use the store {}", config.storage.path.display()))
 }

@@ -122,6 +122,10 @@ impl Bucket {
         Records::in_bucket(Arc::clone(&self.objects), self.preconditions.clone())
     }
 
+    pub(super) fn objects(&self) -> &dyn ObjectStore {
+        &*self.objects
+    }
+
     /// The length of a blob. `None` if it is not there.
     ///
     /// # Errors

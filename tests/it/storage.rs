@@ -5,3 +5,4 @@ pub(crate) mod contract;
 mod kinds;
 mod leftovers;
 mod power_loss;
+mod room;
