@@ -16,6 +16,7 @@ from parts.skopeo import Skopeo
 from parts.tls import HOST
 from parts.way import PREFIX, expected
 
+pytestmark = pytest.mark.own_store
 TOKEN = {chart_values.TOKEN_SECRET: {"token.key": "0123456789abcdef" * 4}}
 MakePods = Callable[..., list[Pod]]
 
