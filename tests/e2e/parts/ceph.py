@@ -105,8 +105,7 @@ class Ceph:
         self.config.write_text(CONFIG.format(fsid=fsid, folder=folder, memory_bytes=MEMORY_BYTES))
         self.monitor = self._start_monitor(fsid)
         self.osd = self._start_osd()
-        keys = ["--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY]
-        self._run("radosgw-admin", "-n", GATEWAY, "user", "create", "--uid=e2e", "--display-name=e2e", *keys)
+        self.add_user("e2e", ACCESS_KEY, SECRET_KEY)
         self.gateways: list[Gateway] = []
         self.bucket = self.gateway().bucket
         self.bucket.create()
@@ -116,6 +115,10 @@ class Ceph:
         made = Gateway(self._command("radosgw", "-n", GATEWAY), self.folder, host)
         self.gateways.append(made)
         return made
+
+    def add_user(self, name: str, access_key: str, secret_key: str) -> None:
+        user = [f"--uid={name}", f"--display-name={name}", "--access-key", access_key, "--secret-key", secret_key]
+        self._run("radosgw-admin", "-n", GATEWAY, "user", "create", *user)
 
     def _run(self, *command: str) -> str:
         return run([command[0], "-c", str(self.config), *command[1:]])
