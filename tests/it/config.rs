@@ -342,7 +342,8 @@ fn replicas_need_a_bucket_a_key_and_a_listener_that_they_hear() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("key"), "0123456789abcdef0123456789abcdef").unwrap();
     let with = |listen: &str| {
-        let text = format!("{listen}\nstorage: {{s3: {{bucket: b}}}}\nauth: {{token_key: \"file:key\"}}\ncluster: {{peers: \"replicas:5000\"}}");
+        let text =
+            format!("{listen}\nstorage: {{s3: {{bucket: b}}}}\nauth: {{token_key: \"file:key\"}}\ncluster: {{peers: \"replicas:5000\"}}");
         Config::parse(&text, directory.path()).map_err(|found| found.problems.into_iter().map(|problem| problem.path).collect::<Vec<_>>())
     };
     assert_eq!(with("listen: 0.0.0.0:5000").unwrap().cluster.unwrap().peers, ["replicas:5000"]);
