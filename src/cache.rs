@@ -6,7 +6,9 @@
 mod backoff;
 mod blobs;
 mod bucket;
+mod catalog;
 mod error;
+mod evict;
 pub mod fill;
 mod flight;
 mod freshness;
@@ -15,8 +17,13 @@ mod manifests;
 mod memory;
 mod negative;
 mod origin;
+mod referrers;
+mod replicas;
+mod repositories;
+mod tag_records;
 mod tags;
 mod tags_list;
+mod view;
 mod vouch;
 
 pub use backoff::Backoff;
@@ -35,13 +42,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::oci::{Digest, Tag};
-use crate::storage::{Store, unix_seconds};
+use crate::oci::{Digest, Referrer, RepositoryName, Tag};
+use crate::storage::{RepositoryView, Store, unix_seconds};
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::{CacheResult, Metrics};
 use fill::{Fills, Uploads};
 use memory::Memory;
 use origin::OriginKey;
+use replicas::Through;
 
 /// Limits of the cache; the configuration's `limits` name and default them.
 #[derive(Clone, Debug)]
@@ -52,8 +60,10 @@ pub struct CacheLimits {
     pub revalidate_backoff: Duration,
     /// How long "not found" is remembered.
     pub negative_ttl: Duration,
-    /// How long a list of tags is served before upstream is asked again.
+    /// How long a list of tags or of referrers is served before upstream is asked again.
     pub tags_list_ttl: Duration,
+    /// How long what other replicas may have changed is believed.
+    pub view_ttl: Duration,
     /// Manifests in memory, in bytes.
     pub memory_bytes: u64,
     /// Those of fills.
@@ -76,7 +86,9 @@ pub struct Cache {
     clock: Clock,
     tasks: Tasks,
     limits: Arc<CacheLimits>,
+    through: Through,
     revalidations: Flights<OriginTag, freshness::Revalidation>,
+    tag_reads: Flights<OriginTag, Option<tags::TagEntry>>,
     tag_imports: Flights<OriginTag, Result<Arc<CachedManifest>, CacheError>>,
     digest_imports: Flights<OriginDigest, Result<Arc<CachedManifest>, CacheError>>,
     tag_heads: Flights<OriginTag, Result<ManifestHeader, CacheError>>,
@@ -84,6 +96,8 @@ pub struct Cache {
     blob_heads: Flights<OriginDigest, Result<Option<u64>, CacheError>>,
     bucket_looks: Flights<Digest, Option<u64>>,
     tag_lists: Flights<OriginKey, Result<Arc<Vec<Tag>>, CacheError>>,
+    referrer_lists: Flights<OriginDigest, Result<Arc<Vec<Referrer>>, CacheError>>,
+    view_reads: Flights<RepositoryName, Result<Arc<RepositoryView>, CacheError>>,
 }
 
 impl Cache {
@@ -99,7 +113,9 @@ impl Cache {
         Self {
             memory: Arc::new(Memory::new(&limits)),
             fills: Fills::new(store.blobs.clone(), bucket, limits.fills.clone(), tasks.clone()),
+            through: Through::new(&tasks),
             revalidations: Flights::new(tasks.clone()),
+            tag_reads: Flights::new(tasks.clone()),
             tag_imports: Flights::new(tasks.clone()),
             digest_imports: Flights::new(tasks.clone()),
             tag_heads: Flights::new(tasks.clone()),
@@ -107,11 +123,18 @@ impl Cache {
             blob_heads: Flights::new(tasks.clone()),
             bucket_looks: Flights::new(tasks.clone()),
             tag_lists: Flights::new(tasks.clone()),
+            referrer_lists: Flights::new(tasks.clone()),
+            view_reads: Flights::new(tasks.clone()),
             store,
             clock,
             tasks,
             limits: Arc::new(limits),
         }
+    }
+
+    /// Forgets what is in memory of a blob that is no longer in the store.
+    pub fn forget(&self, digest: &Digest) {
+        self.memory.forget(digest);
     }
 
     fn now_seconds(&self) -> u64 {

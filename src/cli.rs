@@ -6,12 +6,15 @@ mod check_config;
 mod hash_password;
 mod healthcheck;
 mod schema;
+mod scrub;
 mod serve;
+mod store_command;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::builder::Resettable;
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// A pull-through cache for container images.
 #[derive(Debug, Parser)]
@@ -27,12 +30,29 @@ enum Command {
     Serve(serve::Serve),
     /// Check a configuration file: every problem, or a summary of its rules.
     CheckConfig(check_config::CheckConfig),
+    /// Compare everything in the store with its digest, and mend what can be mended.
+    Scrub(scrub::Scrub),
     /// Print the JSON Schema of the configuration file, for editors.
     Schema(schema::PrintSchema),
     /// Hash a password for the file of users (auth.users).
     HashPassword(hash_password::HashPassword),
     /// Ask a running server whether it is alive, for container health checks.
     Healthcheck(healthcheck::Healthcheck),
+}
+
+impl Cli {
+    /// Reads the command line and the variables; prints what is wrong with them and ends the process.
+    #[must_use]
+    pub fn read() -> Self {
+        let command = Self::command().mut_subcommands(|subcommand| subcommand.mut_args(empty_is_unset));
+        Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+    }
+}
+
+/// A variable that an image presets can be set to nothing, but not be taken away, by those who run it.
+fn empty_is_unset(argument: Arg) -> Arg {
+    let is_empty = argument.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    if is_empty { argument.env(Resettable::Reset) } else { argument }
 }
 
 /// Runs the command.
@@ -43,6 +63,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Serve(command) => command.run(),
         Command::CheckConfig(command) => command.run(),
+        Command::Scrub(command) => command.run(),
         Command::Schema(command) => command.run(),
         Command::HashPassword(command) => command.run(),
         Command::Healthcheck(command) => command.run(),

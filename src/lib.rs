@@ -12,7 +12,9 @@
 //! | [`rules`] | pure: names and `ns` to one canonical `Target` |
 //! | [`registry`] | the use cases, without HTTP types |
 //! | [`cache`] | lookup, freshness, flights, fills |
+//! | [`cluster`] | the other replicas: who they are, who owns what, how they prove it |
 //! | [`upstream`] | the client of other registries |
+//! | [`upkeep`] | scrubs and garbage collections of a store |
 //! | [`storage`] | blobs and records on disk |
 //! | [`oci`] | pure: the vocabulary of the specifications |
 //! | [`telemetry`] | logging and metrics |
@@ -23,6 +25,7 @@ pub mod app;
 pub mod cache;
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod http;
 pub mod oci;
@@ -31,4 +34,5 @@ pub mod rules;
 pub mod storage;
 pub mod tasks;
 pub mod telemetry;
+pub mod upkeep;
 pub mod upstream;

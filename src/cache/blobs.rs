@@ -51,7 +51,7 @@ impl Cache {
     pub async fn blob(&self, origin: &Arc<Origin>, digest: &Digest, range: Option<RangeRequest>) -> Result<BlobAnswer, CacheError> {
         let standing = self.standing(origin, digest).await;
         if standing == Standing::Vouched
-            && let Some(answer) = self.redirect(digest, range).await
+            && let Some(answer) = self.redirect(origin, digest, range).await
         {
             return Ok(answer);
         }
@@ -88,6 +88,9 @@ impl Cache {
     /// Asks upstream whether it has the blob, once for all who want to know now.
     pub(super) async fn ask_for_word(&self, origin: &Arc<Origin>, digest: &Digest) -> Result<(Option<u64>, CacheResult), CacheError> {
         self.refuse_again(origin, digest)?;
+        if let Some(word) = self.blob_word_through(origin, digest).await {
+            return word;
+        }
         let (cache, asking, wanted) = (self.clone(), Arc::clone(origin), *digest);
         let (role, landing) = self.blob_heads.join((origin.key(), *digest), || async move {
             // What upstream said between this caller's look and now.

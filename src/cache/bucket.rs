@@ -20,8 +20,9 @@ pub struct Redirects {
 
 impl Cache {
     /// A redirect to the bucket, where that is wanted and the bucket has the blob.
-    pub(super) async fn redirect(&self, digest: &Digest, range: Option<RangeRequest>) -> Option<BlobAnswer> {
-        let redirects = self.limits.redirects?;
+    pub(super) async fn redirect(&self, origin: &Origin, digest: &Digest, range: Option<RangeRequest>) -> Option<BlobAnswer> {
+        // Another replica wants the bytes.
+        let redirects = self.limits.redirects.filter(|_| !origin.forwarded)?;
         let total_bytes = self.length_in_bucket(digest).await.filter(|length_bytes| *length_bytes >= redirects.min_bytes)?;
         // The client sends its range to the bucket; one that is outside the blob is answered here.
         let range = range.map(|range| range.within(total_bytes)).transpose().ok()?;

@@ -21,13 +21,12 @@ pub use coverage::Coverage;
 pub use fills::{FillLimits, Fills, Start, Verified};
 pub use follower::Follower;
 pub use plan::{Assignment, ConnectionId, Finished, Plan};
-pub use source::Source;
 pub use upload::{UploadLimits, Uploads};
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use thiserror::Error;
@@ -36,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::origin::OriginKey;
 use crate::oci::{Digest, DigestHasher};
-use crate::storage::StorageError;
+use crate::storage::{Bucket, StorageError};
 use crate::telemetry::metrics::FillSource;
 use crate::upstream::UpstreamError;
 
@@ -133,26 +132,32 @@ pub struct Fill {
     origin: OriginKey,
     /// Length by the manifest that refers to it, if one is cached.
     expected_bytes: Option<u64>,
+    /// The bucket, where the blob may be taken from it.
+    bucket: Option<Bucket>,
     progress: watch::Sender<Progress>,
     /// Intervals asked for, with how many ask for each.
     demands: Mutex<BTreeMap<(u64, u64), usize>>,
     /// A demand has come.
     demanded: Notify,
     followers: AtomicUsize,
+    /// Another replica follows it, so it may wait for none.
+    feeds_replica: AtomicBool,
     dropped: CancellationToken,
 }
 
 impl Fill {
-    fn new(digest: Digest, origin: OriginKey, expected_bytes: Option<u64>) -> Self {
+    fn new(digest: Digest, origin: OriginKey, expected_bytes: Option<u64>, bucket: Option<Bucket>) -> Self {
         let progress = Progress { phase: Phase::Opening, total_bytes: None, coverage: Coverage::default(), file: None, source: None };
         Self {
             digest,
             origin,
             expected_bytes,
+            bucket,
             progress: watch::Sender::new(progress),
             demands: Mutex::default(),
             demanded: Notify::new(),
             followers: AtomicUsize::new(0),
+            feeds_replica: AtomicBool::new(false),
             dropped: CancellationToken::new(),
         }
     }
@@ -167,6 +172,13 @@ impl Fill {
     #[must_use]
     pub fn is_unfollowed(&self) -> bool {
         self.followers.load(Ordering::Acquire) == 0
+    }
+
+    /// Another replica follows it from now on.
+    fn feed_replica(&self) {
+        if !self.feeds_replica.swap(true, Ordering::AcqRel) {
+            self.demanded.notify_one();
+        }
     }
 
     /// Whether bytes are coming, or are to come.

@@ -8,10 +8,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::tag_records::OnConflict;
 use super::tags::{Demand, FailedAttempt, Served, TagEntry};
 use super::{Cache, CacheError, FlightAborted, Origin};
 use crate::oci::{Digest, Reference, Tag};
-use crate::storage::ValidatedRecord;
 use crate::telemetry::metrics::CacheResult;
 use crate::upstream::{CircuitState, ManifestBody, Purpose, Unavailability, UpstreamError};
 
@@ -52,6 +52,12 @@ impl StaleReason {
         }
     }
 
+    /// The reason that another replica named.
+    pub(super) fn parse(word: &str) -> Option<Self> {
+        let all = [Self::Slow, Self::Unavailable, Self::TooManyRequests, Self::Denied, Self::NotFound, Self::Invalid];
+        all.into_iter().find(|reason| reason.as_str() == word)
+    }
+
     /// The reason behind a failure of the cache.
     pub(super) const fn of_cache(error: &CacheError) -> Self {
         match error {
@@ -66,7 +72,7 @@ impl StaleReason {
         }
     }
 
-    const fn of(error: &UpstreamError) -> Self {
+    pub(super) const fn of(error: &UpstreamError) -> Self {
         match error {
             UpstreamError::NotFound { .. } => Self::NotFound,
             UpstreamError::Denied { .. } => Self::Denied,
@@ -87,6 +93,13 @@ pub(super) enum Revalidation {
     Confirmed,
     Moved(Digest),
     Unconfirmed(StaleReason),
+}
+
+impl Revalidation {
+    /// Upstream says `digest`.
+    fn of(digest: Digest, known: &TagEntry) -> Self {
+        if digest == known.digest { Self::Confirmed } else { Self::Moved(digest) }
+    }
 }
 
 impl Cache {
@@ -110,6 +123,9 @@ impl Cache {
         }
         let key = (origin.key(), tag.clone());
         let waits = demand == Demand::Now || self.is_too_stale(origin, &entry);
+        if let Some(word) = self.revalidate_through(origin, tag, &entry, demand, waits).await {
+            return word;
+        }
         if !waits && origin.reach()?.circuit_state() != CircuitState::Well && self.revalidations.is_under_way(&key) {
             return self.stale(origin, &entry, StaleReason::Slow);
         }
@@ -117,7 +133,8 @@ impl Cache {
             return self.stale(origin, &entry, StaleReason::of(&refusal));
         }
         let (cache, asking, asked, known) = (self.clone(), Arc::clone(origin), tag.clone(), entry.clone());
-        let (_, landing) = self.revalidations.join(key, || async move { cache.ask_upstream(&asking, &asked, known, demand).await });
+        let (_, landing) =
+            self.revalidations.join(key, || async move { cache.ask_upstream(&asking, &asked, known, demand, OnConflict::AskAgain).await });
         let landed = if waits {
             landing.await
         } else {
@@ -144,7 +161,7 @@ impl Cache {
         origin.freshness.max_stale.is_some_and(|max_stale| age > max_stale.as_secs())
     }
 
-    fn stale(&self, origin: &Origin, entry: &TagEntry, reason: StaleReason) -> Result<Current, CacheError> {
+    pub(super) fn stale(&self, origin: &Origin, entry: &TagEntry, reason: StaleReason) -> Result<Current, CacheError> {
         if self.is_too_stale(origin, entry) {
             return Err(CacheError::TooStale { reason });
         }
@@ -152,21 +169,33 @@ impl Cache {
         Ok(Served { value: entry.digest, result: CacheResult::Stale, stale: Some(reason) })
     }
 
-    /// One HEAD to the primary upstream; the manifest only if the tag has moved.
-    async fn ask_upstream(&self, origin: &Arc<Origin>, tag: &Tag, entry: TagEntry, demand: Demand) -> Revalidation {
-        if let Some(landed) = self.landed_meanwhile(origin, tag, &entry, demand) {
+    /// One HEAD to the primary upstream; the manifest only if the tag has moved. None where another
+    /// replica has asked meanwhile.
+    pub(super) async fn ask_upstream(
+        &self,
+        origin: &Arc<Origin>,
+        tag: &Tag,
+        known: TagEntry,
+        demand: Demand,
+        on_conflict: OnConflict,
+    ) -> Revalidation {
+        if let Some(landed) = self.landed_meanwhile(origin, tag, &known, demand) {
             return landed;
+        }
+        let entry = self.before_asking(origin, tag, &known).await;
+        if demand == Demand::AsConfigured && self.is_fresh(origin, tag, &entry) {
+            return Revalidation::of(entry.digest, &known);
         }
         match self.digest_upstream(origin, tag, &entry).await {
             Ok(digest) if digest == entry.digest => {
-                let now = self.now_seconds();
-                self.memory.tags.insert((origin.key(), tag.clone()), TagEntry::validated(digest, now));
-                let record = ValidatedRecord { digest, validated_at: now, upstream_gone_since: None };
-                self.record_validation(origin, tag, record).await;
-                Revalidation::Confirmed
+                let entry = TagEntry { validated_at: self.now_seconds(), gone_since: None, failed: None, ..entry };
+                self.memory.tags.insert((origin.key(), tag.clone()), entry.clone());
+                self.record_validation(origin, tag, entry.as_validated()).await;
+                Revalidation::of(digest, &known)
             }
             Ok(digest) => {
-                self.set_tag(origin, tag, digest, self.now_seconds());
+                let moved = TagEntry::said(digest, self.now_seconds(), self.clock.now(), entry.origin.place());
+                self.move_tag(origin, tag, moved, on_conflict);
                 Revalidation::Moved(digest)
             }
             Err(error) => Revalidation::Unconfirmed(self.unconfirmed(origin, tag, entry, &error).await),
@@ -178,8 +207,7 @@ impl Cache {
         let current = self.memory.tags.get(&(origin.key(), tag.clone()))?;
         let attempts = |entry: &TagEntry| entry.failed.map_or(0, |failed| failed.in_a_row);
         if current.validated_at > entry.validated_at {
-            let is_same = current.digest == entry.digest;
-            return Some(if is_same { Revalidation::Confirmed } else { Revalidation::Moved(current.digest) });
+            return Some(Revalidation::of(current.digest, entry));
         }
         let failed = current.failed.filter(|_| demand == Demand::AsConfigured && attempts(&current) > attempts(entry))?;
         Some(Revalidation::Unconfirmed(failed.reason))
@@ -221,9 +249,7 @@ impl Cache {
                 tracing::warn!(repository = %origin.repository, %tag, %error, "upstream does not confirm a tag; it is served as it is cached");
                 if reason == StaleReason::NotFound && entry.gone_since.is_none() {
                     entry.gone_since = Some(self.now_seconds());
-                    let record =
-                        ValidatedRecord { digest: entry.digest, validated_at: entry.validated_at, upstream_gone_since: entry.gone_since };
-                    self.record_validation(origin, tag, record).await;
+                    self.record_validation(origin, tag, entry.as_validated()).await;
                 }
                 self.pace(origin, tag, entry, reason);
             }

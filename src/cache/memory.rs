@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use moka::sync::Cache as Moka;
 
-use super::manifests::{CachedManifest, ManifestHeader};
+use super::manifests::CachedManifest;
 use super::origin::OriginKey;
-use super::tags::TagEntry;
+use super::repositories::KnownRepository;
+use super::tags::{HeadMemo, TagEntry};
+use super::view::KnownView;
 use super::{CacheLimits, OriginDigest, OriginTag};
-use crate::oci::{Digest, RepositoryName, Tag};
-use crate::storage::RepositoryRecord;
+use crate::oci::{Digest, Referrer, RepositoryName, Tag};
+use crate::storage::Expected;
 use crate::upstream::UpstreamError;
 
 /// Small entries of each kind.
@@ -23,6 +25,12 @@ const MAX_REFUSALS: u64 = 10_000;
 /// Tags in all the lists that are remembered.
 const MAX_LISTED_TAGS: u64 = 500_000;
 
+/// Lists of referrers, in bytes.
+const MAX_REFERRERS_BYTES: u64 = 32 * 1024 * 1024;
+/// What an empty list takes there.
+const ENTRY_BYTES: usize = 300;
+/// Views of repositories, in bytes. One that is larger is read anew each time.
+const MAX_VIEWS_BYTES: u64 = 32 * 1024 * 1024;
 /// How long it is believed that the bucket has a blob: far less than the grace of garbage collection.
 const IN_BUCKET_FOR: Duration = Duration::from_secs(600);
 
@@ -32,11 +40,15 @@ pub(super) struct Memory {
     pub(super) tags: Moka<OriginTag, TagEntry>,
     /// References that upstream does not have or show, with what it said.
     pub(super) absent: Moka<(OriginKey, String), UpstreamError>,
-    /// Tags that a HEAD has resolved, and when, with their manifests not imported.
-    pub(super) heads: Moka<OriginTag, (ManifestHeader, u64)>,
-    /// The other way round: which tags to look up there once the manifest is imported.
+    /// Tags that a HEAD has resolved, with their manifests not imported.
+    pub(super) heads: Moka<OriginTag, HeadMemo>,
+    /// What a bucket has in the place of tags that are not cached.
+    pub(super) places: Moka<OriginTag, Expected>,
+    /// Which tags of `heads` to look up once a manifest is imported.
     pub(super) head_tags: Moka<OriginDigest, Vec<Tag>>,
-    /// Blobs that a repository may serve.
+    /// Blobs that a repository may serve. Not compared with the store, like the next: that a source has a
+    /// blob is no less true when another replica retires the record, and a blob whose bytes are gone is a
+    /// miss whatever stands here.
     pub(super) vouched: Moka<OriginDigest, ()>,
     /// Blobs that a cached manifest refers to: size by the descriptor.
     pub(super) links: Moka<OriginDigest, Option<u64>>,
@@ -46,8 +58,14 @@ pub(super) struct Memory {
     pub(super) tag_lists: Moka<OriginKey, Arc<Vec<Tag>>>,
     /// The last such list, for when upstream is gone.
     pub(super) old_tag_lists: Moka<OriginKey, Arc<Vec<Tag>>>,
+    /// Lists of referrers, by what they refer to.
+    pub(super) referrers: Moka<OriginDigest, Arc<Vec<Referrer>>>,
+    /// The last such list, for when upstream is gone.
+    pub(super) old_referrers: Moka<OriginDigest, Arc<Vec<Referrer>>>,
+    /// Views of repositories.
+    pub(super) views: Moka<RepositoryName, KnownView>,
     /// What repositories are. That one is not known is not kept: it may be made at any moment.
-    pub(super) repositories: Moka<RepositoryName, RepositoryRecord>,
+    pub(super) repositories: Moka<RepositoryName, KnownRepository>,
 }
 
 impl Memory {
@@ -60,17 +78,40 @@ impl Memory {
             tags: Moka::new(MAX_ENTRIES),
             absent: Moka::builder().max_capacity(MAX_REFUSALS).time_to_live(limits.negative_ttl).build(),
             heads: Moka::new(MAX_ENTRIES),
+            places: Moka::new(MAX_ENTRIES),
             head_tags: Moka::new(MAX_ENTRIES),
             vouched: Moka::new(MAX_ENTRIES),
             links: Moka::new(MAX_ENTRIES),
             in_bucket: Moka::builder().max_capacity(MAX_ENTRIES).time_to_live(IN_BUCKET_FOR).build(),
             tag_lists: Moka::builder().max_capacity(MAX_LISTED_TAGS).weigher(listed_tags).time_to_live(limits.tags_list_ttl).build(),
             old_tag_lists: Moka::builder().max_capacity(MAX_LISTED_TAGS).weigher(listed_tags).build(),
+            referrers: Moka::builder()
+                .max_capacity(MAX_REFERRERS_BYTES)
+                .weigher(listed_referrers)
+                .time_to_live(limits.tags_list_ttl)
+                .build(),
+            old_referrers: Moka::builder().max_capacity(MAX_REFERRERS_BYTES).weigher(listed_referrers).build(),
+            views: Moka::builder().max_capacity(MAX_VIEWS_BYTES).weigher(|_, view: &KnownView| view.weight()).build(),
             repositories: Moka::new(MAX_ENTRIES),
+        }
+    }
+}
+
+impl Memory {
+    /// Forgets manifests with this digest, so that they are looked for in the store. Looks at every
+    /// one: blobs seldom rot.
+    pub(super) fn forget(&self, digest: &Digest) {
+        for (key, _) in self.manifests.iter().filter(|(key, _)| key.1 == *digest) {
+            self.manifests.invalidate(&*key);
         }
     }
 }
 
 fn listed_tags(_: &OriginKey, tags: &Arc<Vec<Tag>>) -> u32 {
     u32::try_from(tags.len() + 1).unwrap_or(u32::MAX)
+}
+
+fn listed_referrers(_: &OriginDigest, referrers: &Arc<Vec<Referrer>>) -> u32 {
+    let bytes: usize = referrers.iter().map(Referrer::weight_bytes).sum();
+    u32::try_from(bytes + ENTRY_BYTES).unwrap_or(u32::MAX)
 }

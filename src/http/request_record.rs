@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::access::Principal;
 use crate::cache::StaleReason;
+use crate::cluster::ReplicaRequest;
 use crate::registry::{Outcome, Pulled};
 use crate::rules::Target;
 use crate::telemetry::metrics::Metrics;
@@ -29,6 +30,7 @@ pub(super) struct RequestRecord {
     target: Option<Target>,
     outcome: Option<Outcome>,
     stale: Option<StaleReason>,
+    validated_at: Option<u64>,
     error: Option<String>,
     /// What the client gets elsewhere.
     redirected_bytes: u64,
@@ -48,6 +50,7 @@ impl RequestRecord {
             target: None,
             outcome: None,
             stale: None,
+            validated_at: None,
             error: None,
             redirected_bytes: 0,
         }
@@ -68,12 +71,26 @@ impl RequestRecord {
     /// Takes the outcome out of an answer.
     pub(super) fn outcome<T>(&mut self, pulled: Pulled<T>) -> T {
         self.stale = pulled.stale;
+        self.validated_at = pulled.validated_at;
         self.outcome = Some(pulled.outcome);
         pulled.value
     }
 
     pub(super) const fn stale(&self) -> Option<StaleReason> {
         self.stale
+    }
+
+    /// When upstream last confirmed what is answered, in unix seconds; only for other replicas.
+    pub(super) const fn validated_at(&self) -> Option<u64> {
+        self.validated_at
+    }
+
+    /// The request, if it is one of another replica.
+    pub(super) const fn replica(&self) -> Option<&ReplicaRequest> {
+        match &self.principal {
+            Some(Principal::Replica(request)) => Some(request),
+            Some(Principal::Anonymous { .. } | Principal::User { .. }) | None => None,
+        }
     }
 
     pub(super) fn error(&mut self, error: String) {

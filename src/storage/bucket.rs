@@ -78,6 +78,10 @@ impl Bucket {
         Records::in_bucket(Arc::clone(&self.client.objects), self.preconditions.clone())
     }
 
+    pub(super) fn objects(&self) -> &dyn ObjectStore {
+        &*self.client.objects
+    }
+
     /// The length of a blob. `None` if it is not there.
     ///
     /// # Errors

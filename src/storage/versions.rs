@@ -246,7 +246,7 @@ pub(super) struct RecordBytes {
 }
 
 impl RecordBytes {
-    fn version(&self) -> Version {
+    pub(super) fn version(&self) -> Version {
         Version::new(self.e_tag.clone(), &self.bytes)
     }
 

@@ -11,8 +11,8 @@ mod labels;
 mod upkeep;
 
 pub use bucket::BucketMetrics;
-pub use cluster::ClusterMetrics;
-pub use eviction::EvictionMetrics;
+pub use cluster::{ClusterMetrics, ReplicaResult};
+pub use eviction::{DiskStanding, EvictionMetrics};
 pub use labels::{CacheKind, CacheResult, FillResult, FillSource, STALE_REASONS};
 pub use upkeep::UpkeepMetrics;
 
@@ -170,7 +170,7 @@ impl Metrics {
                 family.with_label_values(&[kind]);
             }
         }
-        for outcome in ["anonymous", "accepted", "refused"] {
+        for outcome in ["anonymous", "accepted", "refused", "replica"] {
             self.auth_attempts.with_label_values(&[outcome]);
         }
     }
@@ -219,7 +219,7 @@ impl Metrics {
         with_status(status, |status| self.http_requests.with_label_values(&[route, method, status]).observe(seconds));
     }
 
-    /// Counts an authentication: `anonymous`, `accepted` or `refused`.
+    /// Counts an authentication: `anonymous`, `accepted`, `refused` or `replica`.
     pub fn authenticated(&self, outcome: &'static str) {
         self.auth_attempts.with_label_values(&[outcome]).inc();
     }
@@ -242,6 +242,7 @@ impl Metrics {
     /// # Errors
     /// When a collector yields something that cannot be encoded.
     pub fn expose(&self) -> Result<Vec<u8>, prometheus::Error> {
+        self.eviction.refresh();
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
@@ -264,7 +265,7 @@ pub struct RuleMetrics {
 
 struct RuleCounters {
     rule: String,
-    cache_requests: [[IntCounter; 7]; 4],
+    cache_requests: [[IntCounter; 7]; 5],
     bytes_in: IntCounter,
     bytes_out: IntCounter,
     bytes_redirected: IntCounter,
@@ -334,7 +335,7 @@ impl RuleMetrics {
         match kind {
             CacheKind::Tag | CacheKind::Manifest => Some(manifests),
             CacheKind::Blob => Some(blobs),
-            CacheKind::TagsList => None,
+            CacheKind::TagsList | CacheKind::Referrers => None,
         }
     }
 

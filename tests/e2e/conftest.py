@@ -12,6 +12,7 @@ from parts import headpond as headpond_part
 from parts import images, stores, umoci
 from parts import registry as registry_part
 from parts.ceph import Ceph, StartingCeph
+from parts.container import ContainerImage
 from parts.headpond import Headpond, SecureHeadpond
 from parts.images import Image
 from parts.proxy import Proxy
@@ -70,6 +71,11 @@ def publish(registry: Registry, workspace: Path) -> Callable[..., Image]:
         return registry.push(images.build(kind, **options))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def container_image(workspace: Path) -> ContainerImage:
+    return ContainerImage(workspace / "image")
 
 
 @pytest.fixture

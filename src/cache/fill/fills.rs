@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use moka::sync::Cache as Moka;
 
 use super::bypass::Bypasses;
-use super::source::{Source, Sources};
+use super::source::Sources;
 use super::transfer::Transfer;
 use super::upload::Uploads;
 use super::{Fill, Follower};
@@ -70,7 +70,7 @@ pub struct Fills {
     not_kept: Moka<Digest, ()>,
     /// The bucket, where there is one, and the way into it.
     bucket: Option<(Bucket, Uploads)>,
-    /// Blobs of which the bucket holds other bytes: they are not taken from it until they are replaced.
+    /// Blobs of which the bucket, or a replica, sent other bytes: they are taken from upstream alone.
     rotten: Moka<Digest, ()>,
     bypasses: Bypasses,
     limits: FillLimits,
@@ -81,7 +81,7 @@ pub struct Fills {
 const NOT_KEPT_FOR: Duration = Duration::from_secs(10);
 /// So many such blobs are remembered.
 const MAX_NOT_KEPT: u64 = 1_000;
-/// How long a blob that is rotten in the bucket is fetched from upstream.
+/// How long a blob that is rotten elsewhere is fetched from upstream alone.
 const ROTTEN_FOR: Duration = Duration::from_secs(600);
 
 impl Running {
@@ -135,7 +135,10 @@ impl Fills {
         if let Ok(Some(blob)) = self.blobs.open(&digest) {
             return if standing == Standing::Vouched { Start::Here(blob) } else { Start::NotYours };
         }
-        let fill = Arc::new(Fill::new(digest, origin.key(), expected_bytes));
+        // The bucket holds blobs of every source: what it has is taken only for those who may have it.
+        let upstream_only = self.rotten.contains_key(&digest);
+        let bucket = self.bucket.as_ref().filter(|_| standing == Standing::Vouched && !upstream_only).map(|(bucket, _)| bucket.clone());
+        let fill = Arc::new(Fill::new(digest, origin.key(), expected_bytes, bucket.clone()));
         let follower = self.follow(Arc::clone(&fill), origin, demand);
         if self.not_kept.contains_key(&digest) {
             fill.stream_past_the_store();
@@ -151,7 +154,8 @@ impl Fills {
         running.insert(digest, Running { fill: Arc::clone(&fill), origin: Arc::clone(origin), number });
         drop(running);
         let arrival = Arrival { fills: self.clone(), fill: Arc::clone(&fill) };
-        let (sources, uploads) = (self.sources(&digest, standing), self.bucket.as_ref().map(|(_, uploads)| uploads.clone()));
+        let sources = Sources::new(Arc::clone(origin), digest, bucket, upstream_only);
+        let uploads = self.bucket.as_ref().map(|(_, uploads)| uploads.clone());
         self.spawn(Transfer::new(fill, Arc::clone(origin), self.limits.clone(), sources, uploads, verified), arrival);
         Start::Began(follower)
     }
@@ -159,13 +163,6 @@ impl Fills {
     /// Whether a fill of `digest` brings it, or has just brought it.
     pub(in crate::cache) fn is_under_way(&self, digest: &Digest) -> bool {
         self.lock().get(digest).is_some_and(|found| !found.fill.is_given_up())
-    }
-
-    /// Where to ask for a blob, in order. The bucket holds blobs of every source: what it has is taken
-    /// only for those who may have it.
-    fn sources(&self, digest: &Digest, standing: Standing) -> Sources {
-        let bucket = self.bucket.as_ref().filter(|_| standing == Standing::Vouched && !self.rotten.contains_key(digest));
-        Sources::before_upstream(bucket.map(|(bucket, _)| Source::Bucket(bucket.clone())).into_iter().collect())
     }
 
     fn spawn(&self, transfer: Transfer, arrival: Arrival) {

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -12,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use super::connection::{Event, fetch};
 use super::lend::{blocking, with_writer};
 use super::plan::{ConnectionId, Plan};
-use super::source::Sources;
+use super::source::{Next, Sources};
 use super::upload::Uploads;
 use super::writer::{Piece, Writer};
 use super::{Fill, FillError, FillLimits, Phase, Verified, not_kept_reason};
@@ -66,8 +67,8 @@ pub(super) struct Transfer {
     uploads: Option<Uploads>,
     /// Tells whether the bucket has taken it.
     upload: Option<oneshot::Receiver<bool>>,
-    /// The bucket sent some of it.
-    used_bucket: bool,
+    /// Another one than upstream sent some of it.
+    used_others: bool,
     /// Upstream has answered once.
     is_answered: bool,
     sender: mpsc::Sender<Event>,
@@ -98,7 +99,7 @@ impl Transfer {
             sources,
             uploads,
             upload: None,
-            used_bucket: false,
+            used_others: false,
             is_answered: false,
             sender,
             events,
@@ -183,6 +184,7 @@ impl Transfer {
         if self.paused_until.is_some() {
             return Ok(());
         }
+        self.leave_replicas();
         let demands = self.fill.demands();
         loop {
             let assignment = self.plan.next(&self.fill.progress.borrow().coverage, &demands);
@@ -195,6 +197,19 @@ impl Transfer {
             let fetch = fetch(source, Arc::clone(&self.origin), *self.fill.digest(), assignment, self.sender.clone());
             let handle = self.connections.spawn(fetch);
             self.open.insert(id, Open { handle, source: number, kind });
+        }
+    }
+
+    /// Lets go of other replicas, once one of them waits for this fill.
+    fn leave_replicas(&mut self) {
+        if !self.fill.feeds_replica.load(Ordering::Acquire) || !self.sources.ask_no_replica() {
+            return;
+        }
+        let theirs = self.open.iter().filter(|(_, open)| open.kind == FillSource::Replica);
+        let ids: Vec<_> = theirs.map(|(id, _)| *id).collect();
+        for id in ids {
+            self.abort(id);
+            self.plan.finish(id);
         }
     }
 
@@ -228,7 +243,7 @@ impl Transfer {
             self.origin.metrics.all().filled(open.kind, bytes.len() as u64);
             match open.kind {
                 FillSource::Upstream => self.origin.metrics.received(CacheKind::Blob, bytes.len() as u64),
-                FillSource::Bucket => self.used_bucket = true,
+                FillSource::Bucket | FillSource::Replica => self.used_others = true,
             }
         }
         let (interval, done) = self.plan.advance(id, bytes.len() as u64);
@@ -325,8 +340,10 @@ impl Transfer {
             Err(error) => error,
         };
         tracing::debug!(digest = %self.fill.digest, at_bytes = finished.stood_at, %error, "a connection of a fill broke off");
-        if open.is_some_and(|open| self.sources.leave(open.source)) {
-            return Ok(());
+        match open.map(|open| self.sources.leave(open.source, &error)) {
+            Some(Next::Other) => return Ok(()),
+            Some(Next::Final) => return Err(Stop::Failed(error.into())),
+            Some(Next::Same) | None => {}
         }
         let pause = self.backoff.pause(error).map_err(|error| Stop::Failed(error.into()))?;
         self.origin.metrics.all().fill_resumes.inc();
@@ -412,8 +429,8 @@ impl Transfer {
         let result = match &error {
             FillError::DigestMismatch { .. } => {
                 self.origin.metrics.all().digest_mismatch.inc();
-                if self.used_bucket {
-                    tracing::error!(%digest, rule, "the bucket holds other bytes under this digest; it is fetched from upstream again");
+                if self.used_others {
+                    tracing::error!(%digest, rule, "the bucket, or another replica, has other bytes under this digest; it is fetched from upstream again");
                     FillResult::Rotten
                 } else {
                     FillResult::DigestMismatch

@@ -49,10 +49,12 @@ pub enum CacheKind {
     Blob,
     /// A list of tags.
     TagsList,
+    /// A list of what refers to a manifest.
+    Referrers,
 }
 
 impl CacheKind {
-    pub(super) const ALL: [Self; 4] = [Self::Tag, Self::Manifest, Self::Blob, Self::TagsList];
+    pub(super) const ALL: [Self; 5] = [Self::Tag, Self::Manifest, Self::Blob, Self::TagsList, Self::Referrers];
 
     /// The label's value.
     #[must_use]
@@ -62,6 +64,7 @@ impl CacheKind {
             Self::Manifest => "manifest",
             Self::Blob => "blob",
             Self::TagsList => "tags_list",
+            Self::Referrers => "referrers",
         }
     }
 }
@@ -77,7 +80,7 @@ pub enum FillResult {
     Failed,
     /// The bytes did not match their digest.
     DigestMismatch,
-    /// The bytes of the bucket did not match their digest.
+    /// The bytes of the bucket, or of another replica, did not match their digest.
     Rotten,
     /// Dropped because nobody followed it and room was needed, or by shutdown.
     Dropped,
@@ -105,18 +108,21 @@ impl FillResult {
 pub enum FillSource {
     /// The bucket.
     Bucket,
+    /// Another replica.
+    Replica,
     /// The upstream.
     Upstream,
 }
 
 impl FillSource {
-    pub(super) const ALL: [Self; 2] = [Self::Bucket, Self::Upstream];
+    pub(super) const ALL: [Self; 3] = [Self::Bucket, Self::Replica, Self::Upstream];
 
     /// The label's value.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Bucket => "bucket",
+            Self::Replica => "replica",
             Self::Upstream => "upstream",
         }
     }
