@@ -112,7 +112,9 @@ impl FakeBucket {
         std::fs::write(keys.join("access"), ACCESS_KEY).unwrap();
         std::fs::write(keys.join("secret"), SECRET_KEY).unwrap();
         let (url, keys) = (self.url(), keys.display());
-        format!("{{bucket: {BUCKET}, prefix: prod, endpoint: \"{url}\", access_key: \"file:{keys}/access\", secret_key: \"file:{keys}/secret\"}}")
+        format!(
+            "{{bucket: {BUCKET}, prefix: prod, endpoint: \"{url}\", access_key: \"file:{keys}/access\", secret_key: \"file:{keys}/secret\"}}"
+        )
     }
 
     /// From now on every request meets this.

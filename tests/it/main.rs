@@ -24,6 +24,7 @@ mod outage;
 mod pull;
 mod referrers;
 mod reload;
+mod replica_tags;
 mod server;
 mod server_tls;
 mod storage;

@@ -111,7 +111,11 @@ impl BucketMetrics {
             uploads_inflight: d.gauge("headpond_bucket_uploads_inflight", "Blobs on their way to the bucket.")?,
             circuit_state: d.gauge("headpond_bucket_circuit_state", "0 the bucket answers, 1 it does not and is not asked.")?,
             skipped_keys: d.counter("headpond_bucket_skipped_keys_total", "Keys in listings that are not of the layout.")?,
-            requests: d.counters("headpond_bucket_requests_total", "Requests to the bucket, retries not counted.", &["operation", "result"])?,
+            requests: d.counters(
+                "headpond_bucket_requests_total",
+                "Requests to the bucket, retries not counted.",
+                &["operation", "result"],
+            )?,
             request_seconds: d.seconds("headpond_bucket_request_seconds", "To the bucket's answer, retries included.", &["operation"])?,
             preconditions: d.register(IntGaugeVec::new(preconditions, &["kind"]))?,
         };
