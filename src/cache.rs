@@ -8,6 +8,7 @@ mod blobs;
 mod bucket;
 mod catalog;
 mod error;
+mod evict;
 pub mod fill;
 mod flight;
 mod freshness;
@@ -129,6 +130,11 @@ impl Cache {
             tasks,
             limits: Arc::new(limits),
         }
+    }
+
+    /// Forgets what is in memory of a blob that is no longer in the store.
+    pub fn forget(&self, digest: &Digest) {
+        self.memory.forget(digest);
     }
 
     fn now_seconds(&self) -> u64 {

@@ -6,7 +6,9 @@ mod check_config;
 mod hash_password;
 mod healthcheck;
 mod schema;
+mod scrub;
 mod serve;
+mod store_command;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -28,6 +30,8 @@ enum Command {
     Serve(serve::Serve),
     /// Check a configuration file: every problem, or a summary of its rules.
     CheckConfig(check_config::CheckConfig),
+    /// Compare everything in the store with its digest, and mend what can be mended.
+    Scrub(scrub::Scrub),
     /// Print the JSON Schema of the configuration file, for editors.
     Schema(schema::PrintSchema),
     /// Hash a password for the file of users (auth.users).
@@ -59,6 +63,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Serve(command) => command.run(),
         Command::CheckConfig(command) => command.run(),
+        Command::Scrub(command) => command.run(),
         Command::Schema(command) => command.run(),
         Command::HashPassword(command) => command.run(),
         Command::Healthcheck(command) => command.run(),

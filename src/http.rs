@@ -7,6 +7,7 @@
 pub mod activity;
 mod admin;
 pub mod connection;
+mod control;
 mod delivery;
 mod dispatch;
 mod error;
@@ -22,6 +23,7 @@ pub mod tls;
 mod v2;
 
 pub use admin::{Readiness, admin_router};
+pub use control::{ControlError, ControlEvents, ask_control, serve_control};
 pub use dispatch::{Edge, Gate};
 pub use error_response::{ErrorKind, TABLE};
 pub use listener::{BindError, BoundListener};

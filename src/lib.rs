@@ -14,6 +14,7 @@
 //! | [`cache`] | lookup, freshness, flights, fills |
 //! | [`cluster`] | the other replicas: who they are, who owns what, how they prove it |
 //! | [`upstream`] | the client of other registries |
+//! | [`upkeep`] | scrubs and garbage collections of a store |
 //! | [`storage`] | blobs and records on disk |
 //! | [`oci`] | pure: the vocabulary of the specifications |
 //! | [`telemetry`] | logging and metrics |
@@ -33,4 +34,5 @@ pub mod rules;
 pub mod storage;
 pub mod tasks;
 pub mod telemetry;
+pub mod upkeep;
 pub mod upstream;

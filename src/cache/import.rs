@@ -57,7 +57,8 @@ impl Cache {
 
     fn take_in(&self, origin: &Arc<Origin>, body: ManifestBody) -> Result<(Arc<CachedManifest>, ManifestSummary), CacheError> {
         let summary = ManifestSummary::parse(&body.bytes, body.content_type.as_deref())?;
-        let manifest = Arc::new(CachedManifest { digest: body.digest, media_type: summary.media_type.clone(), bytes: body.bytes });
+        let manifest = Arc::new(CachedManifest::new(body.digest, summary.media_type.clone(), body.bytes));
+        self.used(&manifest);
         let key = (origin.key(), manifest.digest);
         self.memory.manifests.insert(key.clone(), Arc::clone(&manifest));
         for named in summary.blobs.iter().chain(&summary.manifests) {

@@ -97,6 +97,16 @@ impl Memory {
     }
 }
 
+impl Memory {
+    /// Forgets manifests with this digest, so that they are looked for in the store. Looks at every
+    /// one: blobs seldom rot.
+    pub(super) fn forget(&self, digest: &Digest) {
+        for (key, _) in self.manifests.iter().filter(|(key, _)| key.1 == *digest) {
+            self.manifests.invalidate(&*key);
+        }
+    }
+}
+
 fn listed_tags(_: &OriginKey, tags: &Arc<Vec<Tag>>) -> u32 {
     u32::try_from(tags.len() + 1).unwrap_or(u32::MAX)
 }

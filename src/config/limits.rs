@@ -15,7 +15,7 @@ const HEADER_BYTES: std::ops::RangeInclusive<u64> = 8 * 1024..=1024 * 1024;
 /// Bounds of `upload_part`: S3 takes no smaller parts, and each one is in memory.
 const UPLOAD_PART_BYTES: std::ops::RangeInclusive<u64> = 5 * 1024 * 1024..=1024 * 1024 * 1024;
 /// Limits for which 0 means something: "none" or "at once".
-const MAY_BE_ZERO: [&str; 18] = [
+const MAY_BE_ZERO: [&str; 19] = [
     "max_redirects",
     "circuit_cooldown",
     "revalidate_wait",
@@ -32,6 +32,7 @@ const MAY_BE_ZERO: [&str; 18] = [
     "pulled_interval",
     "retire_after",
     "scrub_interval",
+    "quarantine_size",
     "gc_grace",
     "gc_interval",
 ];
@@ -147,6 +148,8 @@ limits! {
     scrub_rate: u64 = 32 MiB;
     /// Between two scrubs in the background; 0 is never.
     scrub_interval: Duration = 7 day;
+    /// Of rotten blobs, how much is kept for whoever wants to know what happened; 0 is nothing.
+    quarantine_size: u64 = 1024 MiB;
     /// How long a blob that nothing refers to is kept.
     gc_grace: Duration = 24 h;
     /// Between two garbage collections in the background; 0 is never.

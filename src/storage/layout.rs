@@ -11,7 +11,11 @@
 //! images/<name>/_pulled/sha256/<hex>         when a manifest was last pulled
 //! images/<name>/_blobs/sha256/<hex>          this repository refers to this blob
 //! sources/<source>/sha256/ab/<hex>           this upstream, with this credential, has this blob
+//! gc/<algorithm>/<hex>                       a blob that nothing refers to, marked or condemned
+//! quarantine/<algorithm>/<hex>               a blob that rotted
+//! probe/<uuid>                               in a bucket only, for a moment: what can it do?
 //! headpond.lock                              held by the one process that uses the store
+//! headpond.sock                              where that process takes commands
 //! ```
 
 use std::fs;
@@ -21,8 +25,10 @@ use object_store::path::Path as Key;
 use uuid::Uuid;
 
 use super::StorageError;
-use crate::oci::{Digest, RepositoryName, Tag};
+use crate::oci::{Algorithm, Digest, RepositoryName, Tag};
 
+/// Where the records of a repository's manifests are, by algorithm.
+pub(super) const MANIFESTS: &str = "_manifests";
 /// Longest flat repository name that is kept as it is; longer ones end in their hash, because a
 /// file name holds 255 bytes and `object_store` appends to it while it writes.
 const MAX_FLAT_NAME_BYTES: usize = 200;
@@ -62,6 +68,18 @@ impl Layout {
         self.root.join("headpond.lock")
     }
 
+    /// The socket on which the holder of the lock takes commands.
+    #[must_use]
+    pub fn control_socket(&self) -> PathBuf {
+        self.root.join("headpond.sock")
+    }
+
+    /// Where that socket is made, until nobody but its owner can open it.
+    #[must_use]
+    pub fn control_nursery(&self) -> PathBuf {
+        self.root.join("headpond.sock.new")
+    }
+
     /// Where blobs are while they fill.
     #[must_use]
     pub fn staging(&self) -> PathBuf {
@@ -90,13 +108,46 @@ impl Layout {
         self.staging().join(Uuid::new_v4().simple().to_string())
     }
 
+    /// The trees of blobs, by algorithm.
+    #[must_use]
+    pub fn blob_trees(&self) -> [(Algorithm, PathBuf); 2] {
+        [Algorithm::Sha256, Algorithm::Sha512].map(|algorithm| (algorithm, self.root.join("blobs").join(algorithm.as_str())))
+    }
+
+    /// Where rotten blobs lie.
+    #[must_use]
+    pub fn quarantine(&self) -> PathBuf {
+        self.root.join("quarantine")
+    }
+
+    /// The file of a rotten blob.
+    #[must_use]
+    pub fn quarantined_file(&self, digest: &Digest) -> PathBuf {
+        self.quarantine().join(digest.algorithm().as_str()).join(digest.hex())
+    }
+
+    /// The directory of all blobs of an algorithm.
+    pub(super) fn blobs(&self, algorithm: Algorithm) -> PathBuf {
+        self.root.join("blobs").join(algorithm.as_str())
+    }
+
+    /// Whether what is below a directory is counted as blobs or reserved room.
+    pub(super) fn is_counted_otherwise(&self, directory: &Path) -> bool {
+        directory == self.staging() || [Algorithm::Sha256, Algorithm::Sha512].iter().any(|algorithm| directory == self.blobs(*algorithm))
+    }
+
     /// The file of a committed blob.
     #[must_use]
     pub fn blob_file(&self, digest: &Digest) -> PathBuf {
         let hex = digest.hex();
         let fan = hex.get(..2).unwrap_or_default();
-        self.root.join("blobs").join(digest.algorithm().as_str()).join(fan).join(&hex)
+        self.blobs(digest.algorithm()).join(fan).join(&hex)
     }
+}
+
+/// A new object with which it is tried what the bucket can do.
+pub(super) fn probe() -> Key {
+    Key::from_iter(["probe", Uuid::new_v4().simple().to_string().as_str()])
 }
 
 /// Prefix of all blobs.
@@ -120,6 +171,68 @@ pub(super) fn digest_of(key: &Key) -> Option<Digest> {
 /// What stands between the start of a long name and its hash. No flat name holds it, as no name
 /// holds `//`.
 const BEFORE_HASH: &str = "!!";
+
+/// Prefix of the rotten blobs of a bucket.
+pub(super) fn quarantine() -> Key {
+    Key::from("quarantine")
+}
+
+/// Key of a rotten blob of a bucket.
+pub(super) fn quarantined(digest: &Digest) -> Key {
+    Key::from_iter(["quarantine", digest.algorithm().as_str(), &digest.hex()])
+}
+
+/// Prefix of the marks of blobs that nothing refers to.
+pub(super) fn gc_marks() -> Key {
+    Key::from("gc")
+}
+
+/// Key of such a mark.
+pub(super) fn gc_mark(digest: &Digest) -> Key {
+    Key::from_iter(["gc", digest.algorithm().as_str(), &digest.hex()])
+}
+
+/// The digest that the key of a mark names; `None` for a key that is none.
+pub(super) fn marked(key: &Key) -> Option<Digest> {
+    let parts: Vec<_> = key.parts().collect();
+    let [_, algorithm, hex] = parts.as_slice() else { return None };
+    Digest::parse(&format!("{}:{}", algorithm.as_ref(), hex.as_ref())).ok()
+}
+
+/// Prefix of the records of all repositories.
+pub(super) fn images() -> Key {
+    Key::from("images")
+}
+
+/// Prefix of the words of all sources.
+pub(super) fn sources() -> Key {
+    Key::from("sources")
+}
+
+/// A record of a repository, by its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ImageRecord {
+    Manifest(Digest),
+    Link(Digest),
+    Tag(Tag),
+    /// A hint, or nothing of ours.
+    Other,
+}
+
+/// The repository that a key below `images` belongs to, and which record of it that is.
+pub(super) fn image_record(key: &Key) -> Option<(RepositoryName, ImageRecord)> {
+    let rest = key.as_ref().strip_prefix("images/")?;
+    let at = rest.find("/_")?;
+    let (name, record) = (RepositoryName::parse(rest.get(..at)?).ok()?, rest.get(at + 1..)?);
+    let digest = |text: &str| Digest::parse(&text.replacen('/', ":", 1)).ok();
+    let record = match record.split_once('/') {
+        Some(("_manifests", text)) => digest(text).map(ImageRecord::Manifest),
+        Some(("_blobs", text)) => digest(text).map(ImageRecord::Link),
+        Some(("_tags", text)) => Tag::parse(text).ok().map(ImageRecord::Tag),
+        Some(_) | None => None,
+    };
+    Some((name, record.unwrap_or(ImageRecord::Other)))
+}
 
 /// A repository's name in one flat level: `/` becomes `!`, which no name holds.
 fn flat(name: &str) -> String {
@@ -154,7 +267,7 @@ pub(super) fn repository_of_text(text: &str) -> Key {
 
 /// Key of a manifest's record.
 pub(super) fn manifest(name: &RepositoryName, digest: &Digest) -> Key {
-    image(name, &["_manifests", digest.algorithm().as_str(), &digest.hex()])
+    image(name, &[MANIFESTS, digest.algorithm().as_str(), &digest.hex()])
 }
 
 /// Key of a tag.
@@ -197,7 +310,7 @@ pub(super) fn image_kind(name: &RepositoryName, kind: &str) -> Key {
 }
 
 /// Prefix of a repository's records, and of those of the repositories inside it.
-pub(super) fn images(name: &RepositoryName) -> Key {
+pub(super) fn images_of(name: &RepositoryName) -> Key {
     image(name, &[])
 }
 
@@ -219,7 +332,7 @@ pub(super) enum ImageKey {
 
 /// Reads a key below [`images`]; `None` if it is no record of this repository.
 pub(super) fn parse_image_key(name: &RepositoryName, key: &Key) -> Option<ImageKey> {
-    let parts: Vec<_> = key.prefix_match(&images(name))?.collect();
+    let parts: Vec<_> = key.prefix_match(&images_of(name))?.collect();
     let parts: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
     let digest = |algorithm: &str, hex: &str| Digest::parse(&format!("{algorithm}:{hex}")).ok();
     match parts.as_slice() {

@@ -29,6 +29,8 @@ pub fn unix_seconds(time: SystemTime) -> u64 {
 pub enum RepositoryKind {
     /// A cache of an upstream's repository.
     PullThrough,
+    /// Pushed to: nobody else has its content. Its records name no source.
+    Hosted,
 }
 
 /// `repositories/<name>`.

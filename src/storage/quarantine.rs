@@ -1,0 +1,87 @@
+//! Rotten blobs, put aside: out of the way of clients, but there for whoever wants to know what
+//! happened to them. A bounded number of bytes is kept.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use futures::TryStreamExt;
+use object_store::{ObjectMeta, ObjectStoreExt};
+
+use super::inventory::is_same_file;
+use super::{BlobFiles, Bucket, StorageError, layout};
+use crate::oci::Digest;
+
+/// S3 copies objects up to this in one request; larger ones are not worth more.
+const MAX_COPIED_BYTES: u64 = 5 << 30;
+
+impl BlobFiles {
+    /// Moves a blob to the quarantine, if it still is `file`, and has no more than `keep_bytes` lie
+    /// there. False if it is not. Blocks.
+    ///
+    /// # Errors
+    /// When the disk cannot.
+    pub fn quarantine(&self, digest: &Digest, file: &File, keep_bytes: u64) -> Result<bool, StorageError> {
+        let (from, to) = (self.layout().blob_file(digest), self.layout().quarantined_file(digest));
+        let wrap = |error| StorageError::file("quarantine", &from, error);
+        if !is_same_file(&from, file).map_err(wrap)? {
+            return Ok(false);
+        }
+        let parent = to.parent().unwrap_or(&to);
+        self.disk().create_directory(parent).map_err(wrap)?;
+        self.disk().rename(&from, &to).map_err(wrap)?;
+        // A move that a loss of power undoes is found again by the next scrub: nothing is synced.
+        self.keep_quarantined(keep_bytes)?;
+        Ok(true)
+    }
+
+    /// Removes the longest quarantined blobs until no more than `keep_bytes` are left.
+    fn keep_quarantined(&self, keep_bytes: u64) -> Result<(), StorageError> {
+        let mut kept: Vec<(i64, u64, PathBuf)> = Vec::new();
+        for directory in fs::read_dir(self.layout().quarantine()).into_iter().flatten().flatten() {
+            for entry in fs::read_dir(directory.path()).into_iter().flatten().flatten() {
+                // The time of the last change is that of the move.
+                kept.extend(entry.metadata().ok().map(|metadata| (metadata.ctime(), metadata.len(), entry.path())));
+            }
+        }
+        kept.sort();
+        let mut bytes: u64 = kept.iter().map(|(_, length, _)| *length).sum();
+        for (_, length, path) in kept {
+            if bytes <= keep_bytes {
+                break;
+            }
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { self.disk().remove(&path) };
+            removed.map_err(|error| StorageError::file("remove", &path, error))?;
+            bytes -= length;
+        }
+        Ok(())
+    }
+}
+
+impl Bucket {
+    /// Copies a blob of `length_bytes` to the quarantine and removes it, and has no more than
+    /// `keep_bytes` lie there.
+    ///
+    /// # Errors
+    /// When the bucket does not do it; then the blob may still be in its place.
+    pub async fn quarantine(&self, digest: &Digest, length_bytes: u64, keep_bytes: u64) -> Result<(), StorageError> {
+        let (from, to) = (layout::blob(digest), layout::quarantined(digest));
+        if length_bytes <= MAX_COPIED_BYTES.min(keep_bytes) {
+            self.objects().copy(&from, &to).await.map_err(|error| StorageError::object(&from, error))?;
+        }
+        self.delete(digest).await?;
+        let prefix = layout::quarantine();
+        let wrap = |error| StorageError::object(&prefix, error);
+        let mut kept: Vec<ObjectMeta> = self.objects().list(Some(&prefix)).try_collect().await.map_err(wrap)?;
+        kept.sort_by_key(|object| object.last_modified);
+        let mut bytes: u64 = kept.iter().map(|object| object.size).sum();
+        for object in kept {
+            if bytes <= keep_bytes {
+                break;
+            }
+            self.objects().delete(&object.location).await.map_err(wrap)?;
+            bytes -= object.size;
+        }
+        Ok(())
+    }
+}

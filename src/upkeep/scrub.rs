@@ -1,0 +1,198 @@
+//! Reads everything there is and compares it with its name.
+//!
+//! Where the store is the disk, its records are read first: they say which blobs are hosted, and
+//! those that point nowhere are mended (`mend`). Then every blob is hashed. A rotten one that is
+//! cached is put aside and fetched again when it is next asked for. A rotten one that is hosted is
+//! nobody else's to give: it is reported and left alone.
+//!
+//! A blob that became hosted after the records were read was verified by whoever pushed it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+
+use super::UpkeepParts;
+use super::pace::Pace;
+use super::report::{Finding, Outcome, ScrubPhase, ScrubReport, Wrong};
+use super::run::Teller;
+use crate::oci::Digest;
+use crate::storage::{BlobCheck, Inventory, StorageError, StoredBlob, unix_seconds};
+
+/// How a scrub is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScrubOptions {
+    /// Bytes a second; the configuration's if none are named, zero for as fast as it goes.
+    pub rate_bytes: Option<u64>,
+    /// Whether the bucket is read as well, where there is one.
+    pub bucket: bool,
+}
+
+/// One scrub.
+pub(super) struct Scrub {
+    pub(super) parts: Arc<UpkeepParts>,
+    options: ScrubOptions,
+    pub(super) report: ScrubReport,
+    pub(super) teller: Teller<ScrubReport>,
+    pace: Pace,
+    pub(super) hosted: HostedBlobs,
+}
+
+/// The blobs that somebody pushed, by the first bytes of their digests: a million are 35 MB.
+#[derive(Debug, Default)]
+pub(super) struct HostedBlobs {
+    pub(super) prefixes: HashSet<[u8; 16]>,
+    /// Some records could not be read: then any blob may be hosted.
+    pub(super) is_incomplete: bool,
+}
+
+/// How a blob turned out.
+enum Checked {
+    Sound,
+    Vanished,
+    Rotten(BlobCheck, String),
+    Unknown(String),
+}
+
+impl Scrub {
+    pub(super) fn new(parts: Arc<UpkeepParts>, options: ScrubOptions, teller: Teller<ScrubReport>) -> Self {
+        let pace = Pace::new(options.rate_bytes.unwrap_or(parts.limits.scrub_rate_bytes));
+        Self { parts, options, report: ScrubReport::default(), teller, pace, hosted: HostedBlobs::default() }
+    }
+
+    /// Runs it to its end.
+    pub(super) async fn run(mut self) -> (Teller<ScrubReport>, Result<ScrubReport, StorageError>) {
+        let outcome = self.scrub().await;
+        match &outcome {
+            Ok(()) => self.log_end(),
+            Err(error) => tracing::warn!(%error, "a scrub could not go on; it begins anew next time"),
+        }
+        (self.teller, outcome.map(|()| self.report))
+    }
+
+    async fn scrub(&mut self) -> Result<(), StorageError> {
+        let has_bucket = self.parts.store.bucket.is_some();
+        let mut places = vec![self.parts.disk()];
+        if has_bucket && self.options.bucket {
+            places.push(self.parts.truth());
+        }
+        for place in &places {
+            self.count(place).await?;
+        }
+        // What is on disk in front of a bucket is a copy: nothing of it is hosted.
+        if !has_bucket || self.options.bucket {
+            self.report.phase = ScrubPhase::Records;
+            self.mend_records().await?;
+        }
+        self.report.phase = ScrubPhase::Blobs;
+        for place in &places {
+            let is_truth = !has_bucket || matches!(place, Inventory::Bucket(_));
+            let mut blobs = place.list();
+            while let Some(blob) = blobs.try_next().await? {
+                self.blob(place, is_truth, &blob).await;
+            }
+        }
+        self.parts.metrics.scrub_ended(unix_seconds(self.parts.clock.now()));
+        Ok(())
+    }
+
+    async fn count(&mut self, place: &Inventory) -> Result<(), StorageError> {
+        let mut blobs = place.list();
+        while let Some(blob) = blobs.try_next().await? {
+            self.report.total_blobs += 1;
+            self.report.total_bytes += blob.length_bytes;
+            self.teller.progress(&self.report);
+        }
+        Ok(())
+    }
+
+    async fn blob(&mut self, place: &Inventory, is_truth: bool, blob: &StoredBlob) {
+        match self.check(place, &blob.digest).await {
+            Checked::Sound => {}
+            // Evicted, or collected, since it was listed.
+            Checked::Vanished => return,
+            Checked::Rotten(_, detail) if is_truth && self.hosted.prefixes.contains(&blob.digest.prefix()) => {
+                self.hosted_is_rotten(&blob.digest, detail).await;
+            }
+            Checked::Rotten(_, detail) if is_truth && self.hosted.is_incomplete => {
+                self.not_mended(&blob.digest, format!("{detail}; left alone: it may be hosted, since some records cannot be read")).await;
+            }
+            Checked::Rotten(check, detail) => self.quarantine(place, &blob.digest, check, detail).await,
+            Checked::Unknown(detail) => self.not_mended(&blob.digest, detail).await,
+        }
+        self.report.blobs += 1;
+        self.teller.progress(&self.report);
+    }
+
+    async fn check(&mut self, place: &Inventory, digest: &Digest) -> Checked {
+        let mut check = match place.check(digest).await {
+            Ok(Some(check)) => check,
+            Ok(None) => return Checked::Vanished,
+            Err(error) => return Checked::Unknown(error.to_string()),
+        };
+        loop {
+            match check.step().await {
+                Ok(Some(bytes)) => {
+                    self.report.bytes += bytes;
+                    self.parts.metrics.scrubbed_bytes.inc_by(bytes);
+                    self.teller.progress(&self.report);
+                    self.pace.spend(bytes).await;
+                }
+                Ok(None) if check.holds(digest) => return Checked::Sound,
+                Ok(None) => return Checked::Rotten(check, "its bytes have another digest".to_owned()),
+                // A disk that cannot read a file has lost it; a bucket that does not answer has not.
+                Err(error) if matches!(check, BlobCheck::File(_)) => return Checked::Rotten(check, error.to_string()),
+                Err(error) => return Checked::Unknown(error.to_string()),
+            }
+        }
+    }
+
+    async fn quarantine(&mut self, place: &Inventory, digest: &Digest, check: BlobCheck, detail: String) {
+        match place.quarantine(digest, check, self.parts.limits.quarantine_bytes).await {
+            // Somebody has fetched it anew meanwhile.
+            Ok(false) => {}
+            Ok(true) => {
+                (self.parts.forget)(digest);
+                self.report.rotten_cached += 1;
+                self.parts.metrics.found_rotten(false);
+                self.parts.metrics.quarantined_blobs.inc();
+                tracing::warn!(%digest, detail, "a cached blob has rotted; it lies in the quarantine and is fetched again");
+                self.found(Outcome::Quarantined, digest, detail).await;
+            }
+            Err(error) => self.not_mended(digest, error.to_string()).await,
+        }
+    }
+
+    async fn hosted_is_rotten(&mut self, digest: &Digest, detail: String) {
+        self.report.rotten_hosted += 1;
+        self.parts.metrics.found_rotten(true);
+        tracing::error!(%digest, detail, "a HOSTED blob has rotted, and nobody else has it: restore it from a backup or push it again");
+        self.found(Outcome::Hosted, digest, detail).await;
+    }
+
+    async fn not_mended(&mut self, digest: &Digest, detail: String) {
+        self.report.not_mended += 1;
+        tracing::error!(%digest, detail, "a blob has rotted, or cannot be read, and could not be put aside");
+        self.found(Outcome::NotMended, digest, detail).await;
+    }
+
+    async fn found(&mut self, outcome: Outcome, digest: &Digest, detail: String) {
+        let finding = Finding { wrong: Wrong::RottenBlob, outcome, digest: Some(*digest), repository: None, tag: None, detail };
+        self.teller.found(finding).await;
+    }
+
+    fn log_end(&self) {
+        let report = &self.report;
+        tracing::info!(
+            blobs = report.blobs,
+            bytes = report.bytes,
+            rotten_cached = report.rotten_cached,
+            rotten_hosted = report.rotten_hosted,
+            mended_records = report.mended_records,
+            damaged_hosted_records = report.damaged_hosted_records,
+            not_mended = report.not_mended,
+            "scrubbed the store"
+        );
+    }
+}
