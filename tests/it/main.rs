@@ -29,6 +29,7 @@ mod outage;
 mod pull;
 mod referrers;
 mod reload;
+mod replica_tags;
 mod scrub;
 mod server;
 mod server_tls;
