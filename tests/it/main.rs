@@ -14,6 +14,7 @@ mod control;
 mod documents;
 mod du;
 mod errors;
+mod evict;
 mod fake_bucket;
 mod fake_upstream;
 mod faulty_disk;
