@@ -5,6 +5,8 @@ pub mod authenticate;
 pub mod authorize;
 mod cidr;
 pub mod principal;
+pub mod replica;
+mod sight;
 pub mod users;
 mod verdicts;
 
@@ -12,4 +14,6 @@ pub use action::Action;
 pub use authenticate::{AuthenticateError, Authenticator};
 pub use authorize::{Authorized, Authorizer, Forbidden};
 pub use principal::Principal;
+pub use replica::{ReplicaCheck, RequestLine};
+pub use sight::Sight;
 pub use users::{Users, UsersError};

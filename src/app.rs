@@ -6,6 +6,7 @@
 mod banner;
 mod bucket;
 mod build;
+mod cluster;
 mod signals;
 pub mod upkeep;
 
@@ -18,8 +19,10 @@ use object_store::ObjectStore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::ReplicaCheck;
 use crate::cache::Cache;
 use crate::clock::Clock;
+use crate::cluster::{Names, SystemNames};
 use crate::config::{Config, ConfigSource, Limits, Listen, Tls};
 use crate::http::{self, BoundListener, Drained, Edge, Readiness, TlsContext, admin_router};
 use crate::registry::Registry;
@@ -40,11 +43,13 @@ pub struct World {
     pub disk: Arc<dyn Disk>,
     /// Wrapped around the store of records.
     pub around_records: fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>,
+    /// The names of other replicas.
+    pub names: Arc<dyn Names>,
 }
 
 impl Default for World {
     fn default() -> Self {
-        Self { clock: Clock::system(), disk: Arc::new(LocalDisk), around_records: |records| records }
+        Self { clock: Clock::system(), disk: Arc::new(LocalDisk), around_records: |records| records, names: Arc::new(SystemNames) }
     }
 }
 
@@ -61,6 +66,7 @@ pub struct Running {
     edge: Edge,
     cache: Cache,
     endpoints: Endpoints,
+    replicas: Option<ReplicaCheck>,
     tls: Vec<(Listen, Option<Arc<TlsContext>>)>,
     readiness: Readiness,
     tasks: Tasks,
@@ -80,17 +86,20 @@ pub async fn start(config: Config, world: World) -> anyhow::Result<Running> {
     let listeners = BoundListener::bind_all(&config.listen).await?;
     let admin_listener = BoundListener::bind(&Listen { address: config.admin.address, tls: None, proxy_protocol: false }).await?;
     let store = open_store(&config, &world).await?;
-    let cache = Cache::new(Arc::clone(&store), world.clock.clone(), tasks.clone(), build::cache_limits(&config.limits));
-    let mut endpoints = Endpoints::new(world.clock.clone());
+    let limits = build::cache_limits(&config);
+    let cache = Cache::new(Arc::clone(&store), world.clock.clone(), tasks.clone(), limits, &metrics);
+    let addresses: Vec<_> = listeners.iter().map(BoundListener::local_address).collect();
+    let replicas = cluster::join(&config, addresses.clone(), Arc::clone(&world.names), &world.clock, &metrics, &tasks).await?;
+    let mut endpoints = Endpoints::new(world.clock.clone(), replicas.as_ref().map(|parts| parts.replicas.clone()));
+    let replicas = replicas.map(|parts| parts.check);
     let (origins, in_use) = endpoints.origins(&config, &metrics)?;
     endpoints.keep(in_use);
-    let edge = Edge::new(build::gate(&config, Registry::new(cache.clone(), origins, &metrics))?, metrics.clone());
+    let edge = Edge::new(build::gate(&config, Registry::new(cache.clone(), origins, &metrics), replicas.clone())?, metrics.clone());
     clean_up_behind(&store, &tasks);
     upkeep::begin(&config, &store, &cache, &world.clock, &tasks, &metrics);
 
     let readiness = Readiness::default();
     let (stop_clients, stop_admin) = (CancellationToken::new(), CancellationToken::new());
-    let addresses = listeners.iter().map(BoundListener::local_address).collect();
     let tls = config.listen.iter().cloned().zip(listeners.iter().map(|listener| listener.tls().cloned())).collect();
     let admin_address = admin_listener.local_address();
     let clients = spawn_server(listeners, edge.clone(), config.limits.clone(), stop_clients.clone());
@@ -107,6 +116,7 @@ pub async fn start(config: Config, world: World) -> anyhow::Result<Running> {
         edge,
         cache,
         endpoints,
+        replicas,
         tls,
         readiness,
         tasks,
@@ -120,7 +130,8 @@ pub async fn start(config: Config, world: World) -> anyhow::Result<Running> {
 async fn open_store(config: &Config, world: &World) -> anyhow::Result<Arc<Store>> {
     let bucket = config.storage.s3.as_ref().map(bucket::client).transpose().context("cannot use the bucket of storage.s3")?;
     let (path, disk, around) = (config.storage.path.clone(), Arc::clone(&world.disk), world.around_records);
-    let parts = StoreParts { path, disk, bucket, around };
+    let keeps_on_disk = config.storage.max_size != Some(0);
+    let parts = StoreParts { path, disk, bucket, keeps_on_disk, around };
     let store = tokio::task::spawn_blocking(move || Store::open(parts)).await?;
     store.map(Arc::new).with_context(|| format!("cannot use the store {}", config.storage.path.display()))
 }
@@ -165,7 +176,7 @@ impl Running {
 
     fn take_over(&mut self, config: &Config) -> anyhow::Result<Vec<&'static str>> {
         let (origins, in_use) = self.endpoints.origins(config, &self.metrics)?;
-        let gate = build::gate(config, Registry::new(self.cache.clone(), origins, &self.metrics))?;
+        let gate = build::gate(config, Registry::new(self.cache.clone(), origins, &self.metrics), self.replicas.clone())?;
         // All are read once before any is taken over: what cannot be used changes nothing.
         for (_, files) in self.certificates(config) {
             TlsContext::load(files)?;

@@ -5,6 +5,8 @@
 
 mod backoff;
 mod blobs;
+mod bucket;
+mod catalog;
 mod error;
 pub mod fill;
 mod flight;
@@ -14,14 +16,18 @@ mod manifests;
 mod memory;
 mod negative;
 mod origin;
+mod referrers;
+mod replicas;
 mod tags;
 mod tags_list;
+mod view;
 mod vouch;
 
 pub use backoff::Backoff;
 pub use blobs::{BlobAnswer, BlobDelivery};
+pub use bucket::Redirects;
 pub use error::CacheError;
-pub use fill::{FillError, FillLimits, Follower};
+pub use fill::{FillError, FillLimits, Follower, UploadLimits};
 pub use flight::{FlightAborted, Flights, Role};
 pub use freshness::StaleReason;
 pub use manifests::{CachedManifest, ManifestHeader};
@@ -33,13 +39,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::oci::{Digest, Tag};
-use crate::storage::{Store, unix_seconds};
+use crate::oci::{Digest, Referrer, RepositoryName, Tag};
+use crate::storage::{RepositoryView, Store, unix_seconds};
 use crate::tasks::Tasks;
-use crate::telemetry::metrics::CacheResult;
-use fill::Fills;
+use crate::telemetry::metrics::{CacheResult, Metrics};
+use fill::{Fills, Uploads};
 use memory::Memory;
 use origin::OriginKey;
+use replicas::Through;
 
 /// Limits of the cache; the configuration's `limits` name and default them.
 #[derive(Clone, Debug)]
@@ -50,12 +57,18 @@ pub struct CacheLimits {
     pub revalidate_backoff: Duration,
     /// How long "not found" is remembered.
     pub negative_ttl: Duration,
-    /// How long a list of tags is served before upstream is asked again.
+    /// How long a list of tags or of referrers is served before upstream is asked again.
     pub tags_list_ttl: Duration,
+    /// How long what other replicas may have changed is believed.
+    pub view_ttl: Duration,
     /// Manifests in memory, in bytes.
     pub memory_bytes: u64,
     /// Those of fills.
     pub fills: FillLimits,
+    /// Those of uploads to the bucket.
+    pub uploads: UploadLimits,
+    /// Redirects to the bucket; `None` where blobs are sent through this server.
+    pub redirects: Option<Redirects>,
 }
 
 type OriginTag = (OriginKey, Tag);
@@ -70,29 +83,43 @@ pub struct Cache {
     clock: Clock,
     tasks: Tasks,
     limits: Arc<CacheLimits>,
+    through: Through,
     revalidations: Flights<OriginTag, freshness::Revalidation>,
     tag_imports: Flights<OriginTag, Result<Arc<CachedManifest>, CacheError>>,
     digest_imports: Flights<OriginDigest, Result<Arc<CachedManifest>, CacheError>>,
     tag_heads: Flights<OriginTag, Result<ManifestHeader, CacheError>>,
     digest_heads: Flights<OriginDigest, Result<ManifestHeader, CacheError>>,
     blob_heads: Flights<OriginDigest, Result<Option<u64>, CacheError>>,
+    bucket_looks: Flights<Digest, Option<u64>>,
     tag_lists: Flights<OriginKey, Result<Arc<Vec<Tag>>, CacheError>>,
+    referrer_lists: Flights<OriginDigest, Result<Arc<Vec<Referrer>>, CacheError>>,
+    view_reads: Flights<RepositoryName, Result<Arc<RepositoryView>, CacheError>>,
 }
 
 impl Cache {
     /// A cache over `store`.
     #[must_use]
-    pub fn new(store: Arc<Store>, clock: Clock, tasks: Tasks, limits: CacheLimits) -> Self {
+    pub fn new(store: Arc<Store>, clock: Clock, tasks: Tasks, limits: CacheLimits, metrics: &Metrics) -> Self {
+        let bucket = store.bucket.clone().map(|bucket| {
+            let (blobs, pending, limits) = (store.blobs.clone(), store.pending_uploads(), limits.uploads.clone());
+            let uploads = Uploads::new(bucket.clone(), blobs, pending, store.keeps_on_disk, limits, tasks.clone(), metrics);
+            tasks.spawn("uploads", uploads.clone().retry_pending());
+            (bucket, uploads)
+        });
         Self {
             memory: Arc::new(Memory::new(&limits)),
-            fills: Fills::new(store.blobs.clone(), limits.fills.clone(), tasks.clone()),
+            fills: Fills::new(store.blobs.clone(), bucket, limits.fills.clone(), tasks.clone()),
+            through: Through::new(&tasks),
             revalidations: Flights::new(tasks.clone()),
             tag_imports: Flights::new(tasks.clone()),
             digest_imports: Flights::new(tasks.clone()),
             tag_heads: Flights::new(tasks.clone()),
             digest_heads: Flights::new(tasks.clone()),
             blob_heads: Flights::new(tasks.clone()),
+            bucket_looks: Flights::new(tasks.clone()),
             tag_lists: Flights::new(tasks.clone()),
+            referrer_lists: Flights::new(tasks.clone()),
+            view_reads: Flights::new(tasks.clone()),
             store,
             clock,
             tasks,

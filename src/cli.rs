@@ -13,7 +13,8 @@ mod store_command;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::builder::Resettable;
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// A pull-through cache for container images.
 #[derive(Debug, Parser)]
@@ -37,6 +38,21 @@ enum Command {
     HashPassword(hash_password::HashPassword),
     /// Ask a running server whether it is alive, for container health checks.
     Healthcheck(healthcheck::Healthcheck),
+}
+
+impl Cli {
+    /// Reads the command line and the variables; prints what is wrong with them and ends the process.
+    #[must_use]
+    pub fn read() -> Self {
+        let command = Self::command().mut_subcommands(|subcommand| subcommand.mut_args(empty_is_unset));
+        Self::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+    }
+}
+
+/// A variable that an image presets can be set to nothing, but not be taken away, by those who run it.
+fn empty_is_unset(argument: Arg) -> Arg {
+    let is_empty = argument.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    if is_empty { argument.env(Resettable::Reset) } else { argument }
 }
 
 /// Runs the command.

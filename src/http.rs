@@ -14,6 +14,7 @@ mod error;
 mod error_response;
 pub mod listener;
 pub mod proxy_protocol;
+mod replica;
 mod request_record;
 mod route;
 mod selection;

@@ -12,6 +12,7 @@
 //! | [`rules`] | pure: names and `ns` to one canonical `Target` |
 //! | [`registry`] | the use cases, without HTTP types |
 //! | [`cache`] | lookup, freshness, flights, fills |
+//! | [`cluster`] | the other replicas: who they are, who owns what, how they prove it |
 //! | [`upstream`] | the client of other registries |
 //! | [`upkeep`] | scrubs and garbage collections of a store |
 //! | [`storage`] | blobs and records on disk |
@@ -24,6 +25,7 @@ pub mod app;
 pub mod cache;
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod http;
 pub mod oci;

@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
 use headpond::cli::{self, Cli};
 use headpond::http::tls;
 
@@ -13,7 +12,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     tls::install_provider();
-    match cli::run(Cli::parse()) {
+    match cli::run(Cli::read()) {
         Ok(code) => code,
         Err(error) => {
             // Nothing can be done where stderr is closed.

@@ -10,6 +10,7 @@ pub mod error_code;
 pub mod manifest;
 pub mod media_type;
 pub mod reference;
+pub mod referrer;
 pub mod repository_name;
 pub mod tag;
 
@@ -19,5 +20,6 @@ pub use error_code::ErrorCode;
 pub use manifest::{Descriptor, ManifestSummary};
 pub use media_type::MediaType;
 pub use reference::Reference;
+pub use referrer::Referrer;
 pub use repository_name::RepositoryName;
 pub use tag::Tag;

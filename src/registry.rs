@@ -3,15 +3,19 @@
 //! Each takes an [`Authorized`] target by value, finds its [`Origin`], asks the cache, and says how
 //! it went in the registry's own words ([`RegistryError`]).
 
+mod catalog;
 mod error;
 mod pull;
+mod referrers;
 mod tags;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+pub use catalog::CatalogPage;
 pub use error::RegistryError;
 pub use pull::{Outcome, Pulled};
+pub use referrers::ReferrersPage;
 pub use tags::{Page, TagsPage};
 
 use crate::access::Authorized;
@@ -44,18 +48,24 @@ impl Registry {
 
     /// Where the content of an authorized target comes from.
     async fn origin(&self, target: Authorized<Target>) -> Result<Arc<Origin>, RegistryError> {
-        let is_user = target.is_user();
-        match target.into_target() {
-            Target::Hosted { repository } => self.orphan(repository, is_user).await,
-            Target::PullThrough(target) => {
-                let Some(rule) = self.rules.get(&target.rule.prefix) else { return self.orphan(target.repository, is_user).await };
-                Ok(Arc::new(Origin { repository: target.repository, remote: target.remote, rule: Arc::clone(rule) }))
-            }
+        let (is_user, forwarded) = (target.is_user(), target.forwarded().map(str::to_owned));
+        let origin = match target.into_target() {
+            Target::Hosted { repository } => self.orphan(repository, is_user).await?,
+            Target::PullThrough(target) => match self.rules.get(&target.rule.prefix) {
+                None => self.orphan(target.repository, is_user).await?,
+                Some(rule) => Origin { repository: target.repository, remote: target.remote, rule: Arc::clone(rule), forwarded: false },
+            },
+        };
+        let Some(source) = forwarded else { return Ok(Arc::new(origin)) };
+        // Its rules are newer or older than these: what came through another source is not what it wants.
+        if *source != *origin.source || origin.upstream.is_none() {
+            return Err(RegistryError::Unavailable { detail: "another replica asked for a source that no rule here has".to_owned() });
         }
+        Ok(Arc::new(Origin { forwarded: true, ..origin }))
     }
 
     /// A repository without a rule: what was cached while there was one is still served.
-    async fn orphan(&self, repository: RepositoryName, is_user: bool) -> Result<Arc<Origin>, RegistryError> {
+    async fn orphan(&self, repository: RepositoryName, is_user: bool) -> Result<Origin, RegistryError> {
         let unknown = || RegistryError::NameUnknown { name: repository.to_string() };
         let record = self.cache.repository(&repository).await.map_err(CacheError::from)?.ok_or_else(unknown)?;
         if record.needs_user && !is_user {
@@ -66,9 +76,10 @@ impl Registry {
             needs_user: record.needs_user,
             source: record.source.into(),
             upstream: None,
+            replicas: None,
             metrics: self.no_rule.clone(),
             freshness: FreshnessRule::default(),
         };
-        Ok(Arc::new(Origin { repository, remote, rule: Arc::new(rule) }))
+        Ok(Origin { repository, remote, rule: Arc::new(rule), forwarded: false })
     }
 }

@@ -13,14 +13,18 @@ mod examine;
 mod inventory;
 mod layout;
 mod leftovers;
+mod listing;
 mod lock;
+mod pending;
 mod preconditions;
 mod quarantine;
 mod read;
 mod records;
 mod repository_walk;
+mod small;
 mod staged_blob;
 mod versions;
+mod view;
 
 pub use blob_files::{BlobFiles, OpenBlob};
 pub use bucket::{Bucket, BucketClient, BucketStream, BucketUpload, StoredBlob};
@@ -30,21 +34,26 @@ pub use error::StorageError;
 pub use examine::Examined;
 pub use inventory::{BlobCheck, Inventory};
 pub use layout::Layout;
+pub use pending::PendingUploads;
 pub use preconditions::{KnownPreconditions, Preconditions, Support};
 pub use read::PieceReader;
 pub use records::{
-    BlobLinkRecord, ManifestRecord, RecordKey, Records, RepositoryKind, RepositoryRecord, SourceBlobRecord, TagRecord, ValidatedRecord,
-    unix_seconds,
+    BlobLinkRecord, ManifestRecord, PulledRecord, RecordKey, Records, RepositoryKind, RepositoryRecord, SourceBlobRecord, TagRecord,
+    ValidatedRecord, unix_seconds,
 };
 pub use repository_walk::{Listed, RepositoryContents, RepositoryWalk};
 pub use staged_blob::StagedBlob;
 pub use versions::{Conflict, Expected, IfChanged, Version};
+pub use view::RepositoryView;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
+
+use crate::oci::Digest;
 
 /// One store, held exclusively by this process; its bucket may be shared.
 #[derive(Debug)]
@@ -55,6 +64,8 @@ pub struct Store {
     pub bucket: Option<Bucket>,
     /// What is known of it.
     pub records: Records,
+    /// Whether committed blobs stay on disk. Without a bucket they always do.
+    pub keeps_on_disk: bool,
     layout: Layout,
     _lock: lock::StoreLock,
 }
@@ -67,6 +78,8 @@ pub struct StoreParts {
     pub disk: Arc<dyn Disk>,
     /// The bucket; without one, the directory is the truth.
     pub bucket: Option<BucketClient>,
+    /// Whether committed blobs stay in the directory where a bucket has them too.
+    pub keeps_on_disk: bool,
     /// Wrapped around the object store: how tests fail the Nth call.
     pub around: fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>,
 }
@@ -75,7 +88,7 @@ impl StoreParts {
     /// A directory, and the real disk.
     #[must_use]
     pub fn directory(path: &Path) -> Self {
-        Self { path: path.to_owned(), disk: Arc::new(LocalDisk), bucket: None, around: |objects| objects }
+        Self { path: path.to_owned(), disk: Arc::new(LocalDisk), bucket: None, keeps_on_disk: true, around: |objects| objects }
     }
 }
 
@@ -90,13 +103,52 @@ impl Store {
         layout.create()?;
         let lock = lock::StoreLock::take(&layout.lock_file())?;
         leftovers::remove_staged(&layout)?;
-        let bucket = parts.bucket.map(|client| BucketClient { objects: (parts.around)(client.objects), ..client });
-        let objects = match &bucket {
-            Some(client) => Arc::clone(&client.objects),
-            None => (parts.around)(Arc::new(local_objects(&layout)?)),
+        let bucket = parts.bucket.map(|client| Bucket::new(BucketClient { objects: (parts.around)(client.objects), ..client }));
+        let records = match &bucket {
+            Some(bucket) => bucket.records(),
+            None => Records::new((parts.around)(Arc::new(local_objects(&layout)?))),
         };
         let blobs = BlobFiles::new(layout.clone(), parts.disk);
-        Ok(Self { blobs, bucket: bucket.map(Bucket::new), records: Records::new(objects), layout, _lock: lock })
+        let keeps_on_disk = parts.keeps_on_disk || bucket.is_none();
+        Ok(Self { blobs, bucket, records, keeps_on_disk, layout, _lock: lock })
+    }
+
+    /// The notes of blobs that the bucket has not taken yet.
+    #[must_use]
+    pub fn pending_uploads(&self) -> PendingUploads {
+        PendingUploads::new(&self.layout)
+    }
+
+    /// A small blob: from disk, or else from the bucket. `None` if it is in neither, or longer than `max_bytes`. Its
+    /// digest is the caller's to check.
+    ///
+    /// # Errors
+    /// When the store cannot say.
+    pub async fn read_small(&self, digest: &Digest, max_bytes: usize) -> Result<Option<Bytes>, StorageError> {
+        if let Some(blob) = self.blobs.open(digest)? {
+            return small::read_file(blob, max_bytes).await;
+        }
+        let Some(bucket) = &self.bucket else { return Ok(None) };
+        match bucket.read(digest, None).await? {
+            Some(stream) => small::read_stream(stream, max_bytes).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Stores a small blob whose digest the caller has computed: in the bucket, if there is one, and on disk. One that is
+    /// there with other bytes is written anew.
+    ///
+    /// # Errors
+    /// When the truth, bucket or disk, does not take it.
+    pub async fn put_small(&self, digest: &Digest, bytes: Bytes) -> Result<(), StorageError> {
+        if let Some(bucket) = &self.bucket {
+            bucket.put(digest, bytes.clone()).await?;
+        }
+        if !self.keeps_on_disk {
+            return Ok(());
+        }
+        let on_disk = small::put_file(self.blobs.clone(), *digest, bytes).await;
+        if self.bucket.is_some() { Ok(()) } else { on_disk }
     }
 
     /// Binds the socket on which the holder of the store takes commands. Blocks.

@@ -14,8 +14,10 @@ use thiserror::Error;
 
 use super::cidr::Networks;
 use super::principal::Principal;
+use super::replica::{self, ReplicaCheck, RequestLine};
 use super::users::{Users, UsersError};
 use super::verdicts::{Busy, Verdict, Verdicts};
+use crate::cluster::{ReplicaKey, SignatureError};
 use crate::config::{Auth, Limits};
 
 /// Clients disagree on whether to pad.
@@ -28,6 +30,8 @@ pub struct Authenticator {
     anonymous: Option<Networks>,
     users: Option<Users>,
     verdicts: Verdicts,
+    /// Where there are other replicas.
+    replicas: Option<ReplicaCheck>,
 }
 
 /// Why somebody is not let in.
@@ -48,30 +52,48 @@ pub enum AuthenticateError {
     /// The check itself failed; the operator's problem.
     #[error("the password could not be checked")]
     Failed,
+    /// It says that it is another replica, and is not.
+    #[error(transparent)]
+    Replica(SignatureError),
+    /// It says that it is another replica, and there are none.
+    #[error("this server has no replicas: cluster.peers is not set")]
+    NoReplicas,
 }
 
 impl Authenticator {
-    /// Reads the users' file, if there is one.
+    /// Reads the users' file, if there is one. `replicas` checks requests of other replicas.
     ///
     /// # Errors
     /// When that file cannot be used.
-    pub fn new(auth: &Auth, limits: &Limits) -> Result<Self, UsersError> {
+    pub fn new(auth: &Auth, limits: &Limits, replicas: Option<ReplicaCheck>) -> Result<Self, UsersError> {
         Ok(Self {
             anonymous: auth.anonymous.as_ref().map(|anonymous| Networks::new(&anonymous.cidrs)),
             users: auth.users.as_deref().map(Users::load).transpose()?,
             verdicts: Verdicts::new(limits.users_verdict_ttl, limits.max_password_checks),
+            replicas,
         })
     }
 
-    /// Tells who asks, from the value of their `Authorization` header and their address.
+    /// Tells who asks, from the value of their `Authorization` header, their address, and what they ask.
     ///
     /// # Errors
     /// When they may not be let in.
-    pub async fn authenticate(&self, authorization: Option<&[u8]>, client: IpAddr) -> Result<Principal, AuthenticateError> {
-        match authorization {
-            None => self.anonymous(client),
-            Some(authorization) => self.basic(authorization).await,
-        }
+    pub async fn authenticate(
+        &self,
+        authorization: Option<&[u8]>,
+        client: IpAddr,
+        line: RequestLine<'_>,
+    ) -> Result<Principal, AuthenticateError> {
+        let Some(authorization) = authorization else { return self.anonymous(client) };
+        let Some(signature) = replica::credentials(authorization) else { return self.basic(authorization).await };
+        let replicas = self.replicas.as_ref().ok_or(AuthenticateError::NoReplicas)?;
+        replicas.check(signature, line).map(Principal::Replica).map_err(AuthenticateError::Replica)
+    }
+
+    /// The key that answers to other replicas are proven with.
+    #[must_use]
+    pub fn replica_key(&self) -> Option<&ReplicaKey> {
+        self.replicas.as_ref().map(ReplicaCheck::key)
     }
 
     /// How often a password was checked by bcrypt; the rest was known.
@@ -117,6 +139,7 @@ mod tests {
     use super::*;
     use crate::config::AnonymousPull;
 
+    const LINE: RequestLine<'_> = RequestLine { method: "GET", path_and_query: "/v2/", host: "localhost" };
     const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
     /// `someone`, with the password `right:one`.
@@ -125,12 +148,12 @@ mod tests {
         let file = directory.path().join("users");
         std::fs::write(&file, format!("someone:{}\n", bcrypt::hash("right:one", 4).unwrap())).unwrap();
         let anonymous = anonymous.map(|cidrs| AnonymousPull { cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect() });
-        Authenticator::new(&Auth { anonymous, users: Some(file), token_key: None }, &Limits::default()).unwrap()
+        Authenticator::new(&Auth { anonymous, users: Some(file), token_key: None }, &Limits::default(), None).unwrap()
     }
 
     async fn basic(authenticator: &Authenticator, credentials: &str) -> Result<Principal, AuthenticateError> {
         let header = format!("Basic {}", BASE64.encode(credentials));
-        authenticator.authenticate(Some(header.as_bytes()), PEER).await
+        authenticator.authenticate(Some(header.as_bytes()), PEER, LINE).await
     }
 
     #[tokio::test]
@@ -140,7 +163,7 @@ mod tests {
         assert_eq!(basic(&authenticator, "someone:right:one").await, Ok(someone.clone()));
         let padded = BASE64.encode("someone:right:one");
         for header in [format!("basic {padded}"), format!("BASIC  {}", padded.trim_end_matches('='))] {
-            assert_eq!(authenticator.authenticate(Some(header.as_bytes()), PEER).await, Ok(someone.clone()), "{header}");
+            assert_eq!(authenticator.authenticate(Some(header.as_bytes()), PEER, LINE).await, Ok(someone.clone()), "{header}");
         }
         assert_eq!(authenticator.password_checks(), 1);
     }
@@ -152,7 +175,11 @@ mod tests {
             assert_eq!(basic(&authenticator, credentials).await, Err(AuthenticateError::Wrong), "{credentials}");
         }
         for header in ["", "Basic", "Basic !", "Basic c29tZW9uZQ==", "Bearer x", "Basicx"] {
-            assert_eq!(authenticator.authenticate(Some(header.as_bytes()), PEER).await, Err(AuthenticateError::Malformed), "{header}");
+            assert_eq!(
+                authenticator.authenticate(Some(header.as_bytes()), PEER, LINE).await,
+                Err(AuthenticateError::Malformed),
+                "{header}"
+            );
         }
     }
 
@@ -165,7 +192,8 @@ mod tests {
 
     #[tokio::test]
     async fn anonymous_pull_is_by_network() {
-        let ask = async |authenticator: &Authenticator, address: &str| authenticator.authenticate(None, address.parse().unwrap()).await;
+        let ask =
+            async |authenticator: &Authenticator, address: &str| authenticator.authenticate(None, address.parse().unwrap(), LINE).await;
         let inside = authenticator(Some(&["192.0.2.0/24"]));
         assert_eq!(ask(&inside, "192.0.2.7").await, Ok(Principal::Anonymous { address: "192.0.2.7".parse().unwrap() }));
         assert_eq!(ask(&inside, "::ffff:192.0.2.7").await, Ok(Principal::Anonymous { address: "192.0.2.7".parse().unwrap() }));

@@ -12,6 +12,7 @@ use crate::rules::{PullThrough, Target};
 pub struct Authorized<T> {
     target: T,
     is_user: bool,
+    forwarded: Option<String>,
 }
 
 impl<T> Authorized<T> {
@@ -25,6 +26,13 @@ impl<T> Authorized<T> {
     #[must_use]
     pub const fn is_user(&self) -> bool {
         self.is_user
+    }
+
+    /// The source through which another replica wants the content, if one asks: nobody else is asked
+    /// for it but upstream.
+    #[must_use]
+    pub fn forwarded(&self) -> Option<&str> {
+        self.forwarded.as_deref()
     }
 
     /// The target, for the use case that spends the permission.
@@ -64,12 +72,16 @@ pub struct Authorizer {
 }
 
 impl Authorizer {
-    /// Lets `principal` do `action` on `target`, or says why not.
+    /// Lets `principal` do `action` on `target`, or says why not. Another replica has asked this for its
+    /// client, by rules that may be newer or older than these for a moment.
     ///
     /// # Errors
     /// See [`Forbidden`].
     pub fn authorize(&self, principal: &Principal, action: Action, target: Target) -> Result<Authorized<Target>, Forbidden> {
-        let is_anonymous = matches!(principal, Principal::Anonymous { .. });
+        if let Principal::Replica(request) = principal {
+            return Ok(Authorized { target, is_user: true, forwarded: Some(request.source.clone()) });
+        }
+        let is_anonymous = principal.is_anonymous();
         if action == Action::Refresh && is_anonymous && self.has_users {
             return Err(Forbidden::RefreshNeedsUser);
         }
@@ -77,7 +89,7 @@ impl Authorizer {
             Target::PullThrough(pull_through) => check_rule(pull_through, is_anonymous)?,
             Target::Hosted { .. } => {}
         }
-        Ok(Authorized { target, is_user: !is_anonymous })
+        Ok(Authorized { target, is_user: !is_anonymous, forwarded: None })
     }
 }
 

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::cluster::ReplicaRequest;
+
 /// Who asks; only made by the [`Authenticator`](super::Authenticator), once it is sure.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Principal {
@@ -17,6 +19,8 @@ pub enum Principal {
         /// The name in the file.
         name: Arc<str>,
     },
+    /// Another replica, for a client that it has let in.
+    Replica(ReplicaRequest),
 }
 
 impl Principal {
@@ -27,12 +31,13 @@ impl Principal {
     }
 }
 
-/// For log lines: the name, or `anonymous`.
+/// For log lines: the name, `anonymous`, or `replica`.
 impl fmt::Display for Principal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Anonymous { .. } => "anonymous",
             Self::User { name } => name,
+            Self::Replica(_) => "replica",
         })
     }
 }

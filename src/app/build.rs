@@ -7,26 +7,27 @@ use anyhow::Context;
 use secrecy::SecretString;
 
 use super::{Config, Limits};
-use crate::access::{Authenticator, Authorizer};
-use crate::cache::{CacheLimits, FillLimits, RuleOrigin};
+use crate::access::{Authenticator, Authorizer, ReplicaCheck};
+use crate::cache::{CacheLimits, FillLimits, Redirects, RuleOrigin, UploadLimits};
 use crate::clock::Clock;
-use crate::config::Rule;
+use crate::config::{DeliveryMode, Rule};
 use crate::http::Gate;
 use crate::registry::{Registry, RuleOrigins};
 use crate::rules::RuleTable;
 use crate::telemetry::metrics::Metrics;
-use crate::upstream::{Credential, Endpoint, Upstream, UpstreamLimits, UpstreamSettings, Url};
+use crate::upstream::{Credential, Endpoint, Replicas, Upstream, UpstreamLimits, UpstreamSettings, Url};
 
 /// The endpoints in use. Rules with equal settings share one, and one that a reload leaves as it
 /// is keeps its connections, tokens and circuit.
 pub(super) struct Endpoints {
     clock: Clock,
+    replicas: Option<Replicas>,
     in_use: Vec<Arc<Endpoint>>,
 }
 
 impl Endpoints {
-    pub(super) const fn new(clock: Clock) -> Self {
-        Self { clock, in_use: Vec::new() }
+    pub(super) const fn new(clock: Clock, replicas: Option<Replicas>) -> Self {
+        Self { clock, replicas, in_use: Vec::new() }
     }
 
     /// Where the repositories of every rule come from, and the endpoints that takes.
@@ -46,6 +47,7 @@ impl Endpoints {
             let origin = RuleOrigin {
                 source: upstream.source().as_str().into(),
                 upstream: Some(upstream),
+                replicas: self.replicas.clone(),
                 freshness: rule.freshness.clone(),
                 // Not `anonymous: true`: what outlives its rule must not outlive what the rule said of it.
                 needs_user: rule.credentials.is_some(),
@@ -74,7 +76,7 @@ fn upstream_settings(rule: &Rule, limits: &Limits) -> anyhow::Result<UpstreamSet
     Ok(UpstreamSettings { base, ca_pem, credential, realms: rule.realms.clone(), limits: upstream_limits(limits) })
 }
 
-fn upstream_limits(limits: &Limits) -> UpstreamLimits {
+pub(super) fn upstream_limits(limits: &Limits) -> UpstreamLimits {
     UpstreamLimits {
         connect_timeout: limits.connect_timeout,
         head_timeout: limits.head_timeout,
@@ -88,12 +90,14 @@ fn upstream_limits(limits: &Limits) -> UpstreamLimits {
     }
 }
 
-pub(super) fn cache_limits(limits: &Limits) -> CacheLimits {
+pub(super) fn cache_limits(config: &Config) -> CacheLimits {
+    let limits = &config.limits;
     CacheLimits {
         revalidate_wait: limits.revalidate_wait,
         revalidate_backoff: limits.revalidate_backoff,
         negative_ttl: limits.negative_ttl,
         tags_list_ttl: limits.tags_list_ttl,
+        view_ttl: limits.view_ttl,
         memory_bytes: limits.memory_cache,
         fills: FillLimits {
             max_fills: limits.max_fills,
@@ -103,12 +107,15 @@ pub(super) fn cache_limits(limits: &Limits) -> CacheLimits {
             attempts: u32::try_from(limits.fill_attempts).unwrap_or(u32::MAX),
             max_blob_bytes: limits.max_blob_size,
         },
+        uploads: UploadLimits { part_bytes: limits.upload_part, max_parts: limits.max_upload_parts, max_blob_bytes: limits.max_blob_size },
+        redirects: (config.storage.delivery == DeliveryMode::Redirect)
+            .then_some(Redirects { min_bytes: limits.redirect_min_size, expires_in: limits.redirect_expiry }),
     }
 }
 
 /// The registry, and what stands before it.
-pub(super) fn gate(config: &Config, registry: Registry) -> anyhow::Result<Gate> {
-    let authenticator = Authenticator::new(&config.auth, &config.limits).context("the users cannot be read")?;
+pub(super) fn gate(config: &Config, registry: Registry, replicas: Option<ReplicaCheck>) -> anyhow::Result<Gate> {
+    let authenticator = Authenticator::new(&config.auth, &config.limits, replicas).context("the users cannot be read")?;
     let authorizer = Authorizer { has_users: config.auth.users.is_some() };
     Ok(Gate { rules: RuleTable::new(config.rules.clone()), authenticator, authorizer, registry })
 }
@@ -122,6 +129,8 @@ pub(super) fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("listen", listens(old) != listens(new)),
         ("admin", old.admin != new.admin),
         ("storage", old.storage != new.storage),
+        ("cluster", old.cluster != new.cluster),
+        ("auth.token_key", old.auth.token_key != new.auth.token_key),
         ("log.format", old.log.format != new.log.format),
         ("limits", old.limits != new.limits),
     ];

@@ -7,7 +7,7 @@ use super::vouch::Standing;
 use super::{Cache, CacheError, Follower, Origin, fetched};
 use crate::oci::{ByteRange, Digest, RangeRequest};
 use crate::storage::OpenBlob;
-use crate::telemetry::metrics::CacheResult;
+use crate::telemetry::metrics::{CacheResult, FillSource};
 use crate::upstream::UpstreamError;
 
 /// How a blob is delivered.
@@ -18,6 +18,8 @@ pub enum BlobDelivery {
     Follow(Box<Follower>),
     /// Only the length was asked for.
     Head,
+    /// From the bucket, under this URL, which is a secret for a while.
+    Redirect(String),
 }
 
 /// A blob, or a part of it.
@@ -49,10 +51,16 @@ impl Cache {
     pub async fn blob(&self, origin: &Arc<Origin>, digest: &Digest, range: Option<RangeRequest>) -> Result<BlobAnswer, CacheError> {
         let standing = self.standing(origin, digest).await;
         if standing == Standing::Vouched
+            && let Some(answer) = self.redirect(origin, digest, range).await
+        {
+            return Ok(answer);
+        }
+        if standing == Standing::Vouched
             && let Some(blob) = self.stored_blob(origin, digest)
         {
             return file_answer(blob, range);
         }
+        let standing = self.standing_beside_bucket(origin, digest, standing).await?;
         if let Some(answer) = self.fill(origin, digest, standing, range).await? {
             return Ok(answer);
         }
@@ -78,8 +86,11 @@ impl Cache {
     }
 
     /// Asks upstream whether it has the blob, once for all who want to know now.
-    async fn ask_for_word(&self, origin: &Arc<Origin>, digest: &Digest) -> Result<(Option<u64>, CacheResult), CacheError> {
+    pub(super) async fn ask_for_word(&self, origin: &Arc<Origin>, digest: &Digest) -> Result<(Option<u64>, CacheResult), CacheError> {
         self.refuse_again(origin, digest)?;
+        if let Some(word) = self.blob_word_through(origin, digest).await {
+            return word;
+        }
         let (cache, asking, wanted) = (self.clone(), Arc::clone(origin), *digest);
         let (role, landing) = self.blob_heads.join((origin.key(), *digest), || async move {
             // What upstream said between this caller's look and now.
@@ -132,7 +143,12 @@ impl Cache {
             let detail = format!("upstream's {digest} has another length than the manifest that refers to it says");
             return Err(UpstreamError::Lied { detail }.into());
         }
-        let result = if began { CacheResult::Miss } else { CacheResult::Coalesced };
+        let result = match (follower.source(), began) {
+            // Nothing was asked upstream.
+            (Some(FillSource::Bucket), _) => CacheResult::Hit,
+            (_, true) => CacheResult::Miss,
+            (_, false) => CacheResult::Coalesced,
+        };
         Ok(Some(BlobAnswer { delivery: BlobDelivery::Follow(Box::new(follower)), total_bytes, range: placed, result }))
     }
 

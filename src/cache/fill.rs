@@ -5,11 +5,15 @@
 //! from any offset. What the two share is [`Fill`]: a watched [`Progress`], and the demands.
 
 mod bypass;
+mod connection;
 mod coverage;
 mod fills;
 mod follower;
+mod lend;
 mod plan;
+mod source;
 mod transfer;
+mod upload;
 mod writer;
 
 pub use bypass::Bypass;
@@ -17,11 +21,12 @@ pub use coverage::Coverage;
 pub use fills::{FillLimits, Fills, Start, Verified};
 pub use follower::Follower;
 pub use plan::{Assignment, ConnectionId, Finished, Plan};
+pub use upload::{UploadLimits, Uploads};
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use thiserror::Error;
@@ -30,7 +35,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::origin::OriginKey;
 use crate::oci::{Digest, DigestHasher};
-use crate::storage::StorageError;
+use crate::storage::{Bucket, StorageError};
+use crate::telemetry::metrics::FillSource;
 use crate::upstream::UpstreamError;
 
 /// How many bytes at the end of a blob followers get only once the digest holds, so that nobody
@@ -98,6 +104,8 @@ pub(crate) struct Progress {
     /// Bytes that may be read from `file`, but for what is held back.
     pub(crate) coverage: Coverage,
     pub(crate) file: Option<Arc<File>>,
+    /// What the first byte came from.
+    pub(crate) source: Option<FillSource>,
 }
 
 impl Progress {
@@ -124,26 +132,32 @@ pub struct Fill {
     origin: OriginKey,
     /// Length by the manifest that refers to it, if one is cached.
     expected_bytes: Option<u64>,
+    /// The bucket, where the blob may be taken from it.
+    bucket: Option<Bucket>,
     progress: watch::Sender<Progress>,
     /// Intervals asked for, with how many ask for each.
     demands: Mutex<BTreeMap<(u64, u64), usize>>,
     /// A demand has come.
     demanded: Notify,
     followers: AtomicUsize,
+    /// Another replica follows it, so it may wait for none.
+    feeds_replica: AtomicBool,
     dropped: CancellationToken,
 }
 
 impl Fill {
-    fn new(digest: Digest, origin: OriginKey, expected_bytes: Option<u64>) -> Self {
-        let progress = Progress { phase: Phase::Opening, total_bytes: None, coverage: Coverage::default(), file: None };
+    fn new(digest: Digest, origin: OriginKey, expected_bytes: Option<u64>, bucket: Option<Bucket>) -> Self {
+        let progress = Progress { phase: Phase::Opening, total_bytes: None, coverage: Coverage::default(), file: None, source: None };
         Self {
             digest,
             origin,
             expected_bytes,
+            bucket,
             progress: watch::Sender::new(progress),
             demands: Mutex::default(),
             demanded: Notify::new(),
             followers: AtomicUsize::new(0),
+            feeds_replica: AtomicBool::new(false),
             dropped: CancellationToken::new(),
         }
     }
@@ -158,6 +172,13 @@ impl Fill {
     #[must_use]
     pub fn is_unfollowed(&self) -> bool {
         self.followers.load(Ordering::Acquire) == 0
+    }
+
+    /// Another replica follows it from now on.
+    fn feed_replica(&self) {
+        if !self.feeds_replica.swap(true, Ordering::AcqRel) {
+            self.demanded.notify_one();
+        }
     }
 
     /// Whether bytes are coming, or are to come.
@@ -199,6 +220,11 @@ impl Fill {
             }
             is_unfinished
         });
+    }
+
+    /// A source has answered, the first one.
+    fn answered_by(&self, source: FillSource) {
+        self.progress.send_modify(|progress| progress.source = Some(source));
     }
 
     fn set_phase(&self, phase: Phase) {

@@ -52,6 +52,12 @@ impl StaleReason {
         }
     }
 
+    /// The reason that another replica named.
+    pub(super) fn parse(word: &str) -> Option<Self> {
+        let all = [Self::Slow, Self::Unavailable, Self::TooManyRequests, Self::Denied, Self::NotFound, Self::Invalid];
+        all.into_iter().find(|reason| reason.as_str() == word)
+    }
+
     /// The reason behind a failure of the cache.
     pub(super) const fn of_cache(error: &CacheError) -> Self {
         match error {
@@ -66,7 +72,7 @@ impl StaleReason {
         }
     }
 
-    const fn of(error: &UpstreamError) -> Self {
+    pub(super) const fn of(error: &UpstreamError) -> Self {
         match error {
             UpstreamError::NotFound { .. } => Self::NotFound,
             UpstreamError::Denied { .. } => Self::Denied,
@@ -110,6 +116,9 @@ impl Cache {
         }
         let key = (origin.key(), tag.clone());
         let waits = demand == Demand::Now || self.is_too_stale(origin, &entry);
+        if let Some(word) = self.revalidate_through(origin, tag, &entry, demand, waits).await {
+            return word;
+        }
         if !waits && origin.reach()?.circuit_state() != CircuitState::Well && self.revalidations.is_under_way(&key) {
             return self.stale(origin, &entry, StaleReason::Slow);
         }
@@ -144,7 +153,7 @@ impl Cache {
         origin.freshness.max_stale.is_some_and(|max_stale| age > max_stale.as_secs())
     }
 
-    fn stale(&self, origin: &Origin, entry: &TagEntry, reason: StaleReason) -> Result<Current, CacheError> {
+    pub(super) fn stale(&self, origin: &Origin, entry: &TagEntry, reason: StaleReason) -> Result<Current, CacheError> {
         if self.is_too_stale(origin, entry) {
             return Err(CacheError::TooStale { reason });
         }

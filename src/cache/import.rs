@@ -1,6 +1,5 @@
 //! Bringing in a manifest: checked, remembered, and recorded behind the answer.
 
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -10,7 +9,7 @@ use super::{Cache, CacheError, CachedManifest, Origin};
 use crate::oci::manifest::ManifestSummary;
 use crate::oci::{Digest, Reference, Tag};
 use crate::storage::{
-    BlobLinkRecord, ManifestRecord, OpenBlob, RecordKey, RepositoryKind, RepositoryRecord, StorageError, TagRecord, ValidatedRecord,
+    BlobLinkRecord, ManifestRecord, RecordKey, RepositoryKind, RepositoryRecord, StorageError, TagRecord, ValidatedRecord,
 };
 use crate::upstream::{ManifestBody, Purpose};
 
@@ -43,6 +42,22 @@ impl Cache {
 
     /// Checks a manifest that upstream sent, remembers it, and records it behind the answer.
     pub(super) fn import(&self, origin: &Arc<Origin>, body: ManifestBody) -> Result<Arc<CachedManifest>, CacheError> {
+        let (manifest, summary) = self.take_in(origin, body)?;
+        let (cache, origin, stored) = (self.clone(), Arc::clone(origin), Arc::clone(&manifest));
+        self.tasks.spawn_to_end("record a manifest", async move {
+            if let Err(error) = cache.record_manifest(&origin, &stored, &summary).await {
+                cache.not_recorded(&origin, &error);
+            }
+        });
+        Ok(manifest)
+    }
+
+    /// Checks a manifest that another replica sent, and remembers it: that one has recorded it.
+    pub(super) fn adopt(&self, origin: &Arc<Origin>, body: ManifestBody) -> Result<Arc<CachedManifest>, CacheError> {
+        self.take_in(origin, body).map(|(manifest, _)| manifest)
+    }
+
+    fn take_in(&self, origin: &Arc<Origin>, body: ManifestBody) -> Result<(Arc<CachedManifest>, ManifestSummary), CacheError> {
         let summary = ManifestSummary::parse(&body.bytes, body.content_type.as_deref())?;
         let manifest = Arc::new(CachedManifest { digest: body.digest, media_type: summary.media_type.clone(), bytes: body.bytes });
         let key = (origin.key(), manifest.digest);
@@ -61,22 +76,11 @@ impl Cache {
                 self.set_tag(origin, &tag, manifest.digest, told_at);
             }
         }
-        let (cache, origin, stored) = (self.clone(), Arc::clone(origin), Arc::clone(&manifest));
-        self.tasks.spawn_to_end("record a manifest", async move {
-            if let Err(error) = cache.record_manifest(&origin, &stored, &summary).await {
-                cache.not_recorded(&origin, &error);
-            }
-        });
-        Ok(manifest)
+        Ok((manifest, summary))
     }
 
     async fn record_manifest(&self, origin: &Origin, manifest: &CachedManifest, summary: &ManifestSummary) -> Result<(), StorageError> {
-        let (blobs, digest, bytes) = (self.store.blobs.clone(), manifest.digest, manifest.bytes.clone());
-        let put = tokio::task::spawn_blocking(move || {
-            let is_here = blobs.open(&digest)?.is_some_and(|blob| holds(&blob, &bytes));
-            if is_here { Ok(()) } else { blobs.put(&digest, &bytes) }
-        });
-        put.await.unwrap_or(Ok(()))?;
+        self.store.put_small(&manifest.digest, manifest.bytes.clone()).await?;
         let links = futures::stream::iter(summary.blobs.clone()).map(|blob| async move {
             let link = BlobLinkRecord { source: origin.source.to_string(), size_bytes: Some(blob.size_bytes) };
             self.store.records.write(&RecordKey::blob_link(&origin.repository, &blob.digest), &link).await
@@ -172,10 +176,4 @@ impl Cache {
             self.not_recorded(origin, &error);
         }
     }
-}
-
-/// Whether a stored blob is `bytes`: one that has rotted is written anew.
-fn holds(blob: &OpenBlob, bytes: &[u8]) -> bool {
-    let mut stored = vec![0; bytes.len()];
-    blob.length_bytes == bytes.len() as u64 && blob.file.read_exact_at(&mut stored, 0).is_ok() && stored == bytes
 }

@@ -1,7 +1,6 @@
 //! Lookup of manifests by digest. A digest never changes what it names, so nothing here is ever
 //! revalidated.
 
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,7 +9,7 @@ use super::tags::Served;
 use super::{Cache, CacheError, Origin, fetched};
 use crate::oci::manifest::{ManifestError, ManifestSummary};
 use crate::oci::{Digest, MediaType, Reference};
-use crate::storage::{ManifestRecord, OpenBlob, RecordKey};
+use crate::storage::{ManifestRecord, RecordKey};
 use crate::telemetry::metrics::CacheResult;
 use crate::upstream::{ManifestBody, ManifestHead, Purpose};
 
@@ -53,7 +52,7 @@ pub struct ManifestHeader {
 
 impl ManifestHeader {
     /// What upstream's answer to a HEAD tells; `None` if that is less than a GET would tell.
-    fn from_upstream(head: &ManifestHead) -> Result<Option<Self>, CacheError> {
+    pub(super) fn from_upstream(head: &ManifestHead) -> Result<Option<Self>, CacheError> {
         let media_type = head.content_type.as_deref().and_then(|text| MediaType::parse(text).ok());
         let Some(media_type) = media_type.filter(|media_type| !media_type.is_generic()) else { return Ok(None) };
         if media_type.is_schema1() {
@@ -74,6 +73,9 @@ impl Cache {
             return Ok(Served::new(manifest, CacheResult::Hit));
         }
         self.refuse_again(origin, digest)?;
+        if let Some(word) = self.manifest_through(origin, digest).await {
+            return word;
+        }
         let (cache, asking, wanted) = (self.clone(), Arc::clone(origin), *digest);
         let (role, landing) = self.digest_imports.join((origin.key(), *digest), || async move {
             // What came in, or was refused, between this caller's look and now.
@@ -95,6 +97,9 @@ impl Cache {
             return Ok(Served::new(manifest.header(), CacheResult::Hit));
         }
         self.refuse_again(origin, digest)?;
+        if let Some(word) = self.digest_head_through(origin, digest).await {
+            return word;
+        }
         let (cache, asking, wanted) = (self.clone(), Arc::clone(origin), *digest);
         let (role, landing) = self.digest_heads.join((origin.key(), *digest), || async move {
             cache.refuse_again(&asking, &wanted)?;
@@ -126,10 +131,11 @@ impl Cache {
         }
         let record = self.store.records.read(&RecordKey::manifest(&origin.repository, digest)).await;
         let record = self.or_miss(origin, record).filter(|record| *record.source == *origin.source)?;
-        let blob = self.stored_blob(origin, digest)?;
+        let stored = self.store.read_small(digest, ManifestSummary::MAX_BYTES).await;
+        let bytes = self.or_miss(origin, stored)?;
         let manifest = tokio::task::spawn_blocking({
             let digest = *digest;
-            move || read_manifest(&blob, digest, &record)
+            move || checked_manifest(bytes, digest, &record)
         });
         let Some(manifest) = manifest.await.ok().flatten().map(Arc::new) else {
             tracing::warn!(repository = %origin.repository, %digest, "a cached manifest is damaged; it is fetched again");
@@ -140,14 +146,11 @@ impl Cache {
     }
 }
 
-/// Reads a manifest and checks it against its digest: small, and done once while it stays in memory.
-fn read_manifest(blob: &OpenBlob, digest: Digest, record: &ManifestRecord) -> Option<CachedManifest> {
-    let length = usize::try_from(blob.length_bytes).ok().filter(|length| *length <= ManifestSummary::MAX_BYTES)?;
-    let mut bytes = vec![0; length];
-    blob.file.read_exact_at(&mut bytes, 0).ok()?;
+/// A stored manifest, checked against its digest: small, and done once while it stays in memory.
+fn checked_manifest(bytes: Bytes, digest: Digest, record: &ManifestRecord) -> Option<CachedManifest> {
     let mut hasher = crate::oci::DigestHasher::new(digest.algorithm());
     hasher.update(&bytes);
     (hasher.finish() == digest).then_some(())?;
     let media_type = MediaType::parse(&record.media_type).ok()?;
-    Some(CachedManifest { digest, media_type, bytes: bytes.into() })
+    Some(CachedManifest { digest, media_type, bytes })
 }

@@ -4,14 +4,16 @@
 //! the store puts it in only where nothing is: what upstream said meanwhile is newer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use moka::sync::Cache as Moka;
 
 use super::manifests::{CachedManifest, ManifestHeader};
 use super::origin::OriginKey;
 use super::tags::TagEntry;
+use super::view::KnownView;
 use super::{CacheLimits, OriginDigest, OriginTag};
-use crate::oci::{Digest, RepositoryName, Tag};
+use crate::oci::{Digest, Referrer, RepositoryName, Tag};
 use crate::storage::RepositoryRecord;
 use crate::upstream::UpstreamError;
 
@@ -21,6 +23,15 @@ const MAX_ENTRIES: u64 = 100_000;
 const MAX_REFUSALS: u64 = 10_000;
 /// Tags in all the lists that are remembered.
 const MAX_LISTED_TAGS: u64 = 500_000;
+
+/// Lists of referrers, in bytes.
+const MAX_REFERRERS_BYTES: u64 = 32 * 1024 * 1024;
+/// What an empty list takes there.
+const ENTRY_BYTES: usize = 300;
+/// Views of repositories, in bytes. One that is larger is read anew each time.
+const MAX_VIEWS_BYTES: u64 = 32 * 1024 * 1024;
+/// How long it is believed that the bucket has a blob: far less than the grace of garbage collection.
+const IN_BUCKET_FOR: Duration = Duration::from_secs(600);
 
 /// The maps.
 pub(super) struct Memory {
@@ -36,10 +47,18 @@ pub(super) struct Memory {
     pub(super) vouched: Moka<OriginDigest, ()>,
     /// Blobs that a cached manifest refers to: size by the descriptor.
     pub(super) links: Moka<OriginDigest, Option<u64>>,
+    /// Blobs that the bucket has: their lengths.
+    pub(super) in_bucket: Moka<Digest, u64>,
     /// Lists of tags as upstream sent them.
     pub(super) tag_lists: Moka<OriginKey, Arc<Vec<Tag>>>,
     /// The last such list, for when upstream is gone.
     pub(super) old_tag_lists: Moka<OriginKey, Arc<Vec<Tag>>>,
+    /// Lists of referrers, by what they refer to.
+    pub(super) referrers: Moka<OriginDigest, Arc<Vec<Referrer>>>,
+    /// The last such list, for when upstream is gone.
+    pub(super) old_referrers: Moka<OriginDigest, Arc<Vec<Referrer>>>,
+    /// Views of repositories.
+    pub(super) views: Moka<RepositoryName, KnownView>,
     /// What repositories are. That one is not known is not kept: it may be made at any moment.
     pub(super) repositories: Moka<RepositoryName, RepositoryRecord>,
 }
@@ -57,8 +76,16 @@ impl Memory {
             head_tags: Moka::new(MAX_ENTRIES),
             vouched: Moka::new(MAX_ENTRIES),
             links: Moka::new(MAX_ENTRIES),
+            in_bucket: Moka::builder().max_capacity(MAX_ENTRIES).time_to_live(IN_BUCKET_FOR).build(),
             tag_lists: Moka::builder().max_capacity(MAX_LISTED_TAGS).weigher(listed_tags).time_to_live(limits.tags_list_ttl).build(),
             old_tag_lists: Moka::builder().max_capacity(MAX_LISTED_TAGS).weigher(listed_tags).build(),
+            referrers: Moka::builder()
+                .max_capacity(MAX_REFERRERS_BYTES)
+                .weigher(listed_referrers)
+                .time_to_live(limits.tags_list_ttl)
+                .build(),
+            old_referrers: Moka::builder().max_capacity(MAX_REFERRERS_BYTES).weigher(listed_referrers).build(),
+            views: Moka::builder().max_capacity(MAX_VIEWS_BYTES).weigher(|_, view: &KnownView| view.weight()).build(),
             repositories: Moka::new(MAX_ENTRIES),
         }
     }
@@ -76,4 +103,9 @@ impl Memory {
 
 fn listed_tags(_: &OriginKey, tags: &Arc<Vec<Tag>>) -> u32 {
     u32::try_from(tags.len() + 1).unwrap_or(u32::MAX)
+}
+
+fn listed_referrers(_: &OriginDigest, referrers: &Arc<Vec<Referrer>>) -> u32 {
+    let bytes: usize = referrers.iter().map(Referrer::weight_bytes).sum();
+    u32::try_from(bytes + ENTRY_BYTES).unwrap_or(u32::MAX)
 }

@@ -4,9 +4,9 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::config::FreshnessRule;
-use crate::oci::RepositoryName;
+use crate::oci::{Digest, RepositoryName};
 use crate::telemetry::metrics::RuleMetrics;
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::{Replica, Replicas, Upstream, UpstreamError};
 
 /// A repository, and where it comes from.
 #[derive(Clone)]
@@ -17,6 +17,8 @@ pub struct Origin {
     pub remote: RepositoryName,
     /// What it shares with the other repositories of its rule.
     pub rule: Arc<RuleOrigin>,
+    /// Another replica asks: upstream is asked for it, and no third one.
+    pub forwarded: bool,
 }
 
 /// What all repositories of a rule have in common; made once, when the rule is loaded.
@@ -25,6 +27,8 @@ pub struct RuleOrigin {
     pub source: Arc<str>,
     /// `None` when the rule is gone and only what is cached can be served.
     pub upstream: Option<Upstream>,
+    /// The other replicas; `None` where there are none.
+    pub replicas: Option<Replicas>,
     /// How long tags are fresh.
     pub freshness: FreshnessRule,
     /// Whether only users may pull what comes through it.
@@ -53,6 +57,25 @@ impl Origin {
     /// Under which it is remembered.
     pub(super) fn key(&self) -> OriginKey {
         OriginKey { source: Arc::clone(&self.source), repository: self.repository.clone() }
+    }
+
+    /// Whom to ask for a blob, in order, before asking upstream; nobody, if this replica owns it.
+    #[must_use]
+    pub fn blob_route(&self, digest: &Digest) -> Vec<Replica> {
+        self.route(&digest.to_string())
+    }
+
+    /// Whom to ask for manifests, tags and their list. One replica owns all of a repository's: it alone
+    /// knows which tag a HEAD has resolved when the manifest comes in by its digest.
+    pub(super) fn manifest_route(&self) -> Vec<Replica> {
+        self.route(self.repository.as_str())
+    }
+
+    fn route(&self, key: &str) -> Vec<Replica> {
+        match &self.replicas {
+            Some(replicas) if !self.forwarded && self.upstream.is_some() => replicas.route(key, &self.source),
+            Some(_) | None => Vec::new(),
+        }
     }
 
     /// The upstream.

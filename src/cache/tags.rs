@@ -94,6 +94,9 @@ impl Cache {
             return Ok(served);
         }
         self.refuse_tag_again(origin, tag, demand)?;
+        if let Some(word) = self.tag_through(origin, tag, demand).await {
+            return word;
+        }
         let (cache, asking, wanted) = (self.clone(), Arc::clone(origin), tag.clone());
         let (role, landing) = self.tag_imports.join((origin.key(), tag.clone()), || async move {
             // What came in, or was refused, between this caller's look and now.
@@ -146,6 +149,9 @@ impl Cache {
             return Ok(Served::new(header, CacheResult::Hit));
         }
         self.refuse_tag_again(origin, tag, demand)?;
+        if let Some(word) = self.tag_head_through(origin, tag, demand).await {
+            return word;
+        }
         let (cache, asking, wanted) = (self.clone(), Arc::clone(origin), tag.clone());
         let (role, landing) = self.tag_heads.join((origin.key(), tag.clone()), || async move {
             // What was told, or refused, between this caller's look and now.
@@ -187,6 +193,14 @@ impl Cache {
             failed: None,
         };
         Some(self.memory.tags.entry(key).or_insert(entry).into_value())
+    }
+
+    /// When upstream last said that a tag points to `digest`, as far as memory knows.
+    #[must_use]
+    pub fn validated_at(&self, origin: &Origin, tag: &Tag, digest: &Digest) -> Option<u64> {
+        let key = (origin.key(), tag.clone());
+        let entry = self.memory.tags.get(&key).filter(|entry| entry.digest == *digest).map(|entry| entry.validated_at);
+        entry.or_else(|| self.memory.heads.get(&key).filter(|(header, _)| header.digest == *digest).map(|(_, told_at)| told_at))
     }
 
     /// What a HEAD told within the window.

@@ -12,7 +12,7 @@ use crate::upstream::Purpose;
 /// Under which a refused list is remembered: no tag and no digest is called so.
 const LIST: &str = "tags/list";
 
-type Tags = Arc<Vec<Tag>>;
+pub(super) type Tags = Arc<Vec<Tag>>;
 
 impl Cache {
     /// All tags of `origin`'s repository, sorted.
@@ -28,10 +28,17 @@ impl Cache {
             let tags = if old.is_some() { old } else { self.tags_pulled(origin).await };
             return tags.map(|tags| Served::new(tags, CacheResult::Hit)).ok_or(CacheError::Unreachable);
         }
-        if let Some(old) = old {
+        let word = self.tags_through(origin, old.as_ref()).await;
+        if word.is_none()
+            && let Some(old) = old
+        {
             return Ok(self.tags_or(origin, old).await);
         }
-        match self.tags_needed(origin).await {
+        let listed = match word {
+            Some(word) => word,
+            None => self.tags_needed(origin).await,
+        };
+        match listed {
             Ok(served) => Ok(served),
             // Not the whole list: told only when there is no other to be had.
             Err(error) => match self.tags_pulled(origin).await {
@@ -84,7 +91,7 @@ impl Cache {
     }
 }
 
-fn stale_tags(origin: &Origin, tags: Tags, reason: StaleReason) -> Served<Tags> {
+pub(super) fn stale_tags(origin: &Origin, tags: Tags, reason: StaleReason) -> Served<Tags> {
     origin.metrics.served_stale(reason.as_str());
     Served { value: tags, result: CacheResult::Stale, stale: Some(reason) }
 }

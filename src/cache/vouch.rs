@@ -58,8 +58,7 @@ impl Cache {
 
     /// Notes, for good, that upstream has the blob in this repository.
     pub(super) async fn vouch(&self, origin: &Origin, digest: Digest, size_bytes: Option<u64>) {
-        self.remember_link(origin, digest, size_bytes);
-        self.memory.vouched.insert((origin.key(), digest), ());
+        self.remember_word(origin, digest, size_bytes);
         let link = BlobLinkRecord { source: origin.source.to_string(), size_bytes };
         let word = SourceBlobRecord { vouched_at: self.now_seconds() };
         let (link_key, word_key) = (RecordKey::blob_link(&origin.repository, &digest), RecordKey::source_blob(&origin.source, &digest));
@@ -67,6 +66,12 @@ impl Cache {
         if let Err(error) = written.await {
             self.not_recorded(origin, &error);
         }
+    }
+
+    /// Notes the same in memory: who asked upstream has written it down.
+    pub(super) fn remember_word(&self, origin: &Origin, digest: Digest, size_bytes: Option<u64>) {
+        self.remember_link(origin, digest, size_bytes);
+        self.memory.vouched.insert((origin.key(), digest), ());
     }
 
     /// A committed blob, open.

@@ -104,7 +104,7 @@ limits! {
     fill_attempts: usize = 5;
     /// Manifests kept in memory.
     memory_cache: u64 = 64 MiB;
-    /// How long a list of tags is served before upstream is asked again.
+    /// How long a list of tags or of referrers is served before upstream is asked again.
     tags_list_ttl: Duration = 5 min;
     /// Client connections at one time, over all listeners; more wait to be accepted.
     max_connections: usize = 16384;

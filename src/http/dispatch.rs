@@ -8,8 +8,9 @@ use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
 use axum::body::Body;
-use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH};
+use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST};
 use axum::http::request::Parts;
+use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderName, HeaderValue, Method, Request, Response};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -17,12 +18,13 @@ use hyper::body::Incoming;
 use super::delivery::Deliveries;
 use super::error::HttpError;
 use super::error_response::error_response;
+use super::replica;
 use super::request_record::{RecordedBody, RequestRecord};
 use super::route::{self, Route};
 use super::server::ClientAddress;
 use super::v2;
-use super::v2::tags_list::parameter;
-use crate::access::{Action, Authenticator, Authorized, Authorizer};
+use super::v2::paging::parameter;
+use crate::access::{Action, Authenticator, Authorized, Authorizer, Principal, RequestLine, Sight};
 use crate::oci::RepositoryName;
 use crate::registry::Registry;
 use crate::rules::{RuleTable, Target};
@@ -78,21 +80,24 @@ impl EdgeParts {
         let (parts, _) = request.into_parts();
         let client = parts.extensions.get::<ClientAddress>().map(|client| client.0.ip());
         let mut record = RequestRecord::begin(self.metrics.clone(), &parts.method, &parts.uri, client);
-        let mut response = self.answer(&parts, &mut record).await.unwrap_or_else(|error| {
+        let gate = self.gate.load_full();
+        let mut response = self.answer(&gate, &parts, &mut record).await.unwrap_or_else(|error| {
+            let mut response = error_response(&error);
+            replica::tell_refusal(&error, &record, &mut response);
             record.error(error.to_string());
-            error_response(&error)
+            response
         });
         response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
         if parts.method == Method::HEAD {
             take_body(&mut response);
         }
+        replica::prove(gate.authenticator.replica_key(), &parts.method, &record, &mut response);
         record.follow(response)
     }
 
-    async fn answer(&self, parts: &Parts, record: &mut RequestRecord) -> Result<Response<Body>, HttpError> {
+    async fn answer(&self, gate: &Gate, parts: &Parts, record: &mut RequestRecord) -> Result<Response<Body>, HttpError> {
         let route = route::parse(&parts.method, &parts.uri)?;
         record.route(route.kind());
-        let gate = self.gate.load_full();
         let is_head = parts.method == Method::HEAD;
         let headers = &parts.headers;
         let query = parts.uri.query().unwrap_or_default();
@@ -100,12 +105,16 @@ impl EdgeParts {
         let (registry, ns) = (&gate.registry, ns.as_deref());
         let mut response = match &route {
             Route::Base => {
-                self.authenticate(&gate, parts, record).await?;
+                self.authenticate(gate, parts, record).await?;
                 v2::base::base()
+            }
+            Route::Catalog => {
+                let principal = self.authenticate(gate, parts, record).await?;
+                v2::catalog::get(registry, &Sight::new(&gate.rules, gate.authorizer, &principal), query).await?
             }
             Route::Manifest { name, reference } => {
                 let action = v2::action(v2::demand(headers));
-                let target = self.admit(&gate, parts, name, ns, action, record).await?;
+                let target = self.admit(gate, parts, name, ns, action, record).await?;
                 if is_head {
                     v2::manifest::head(registry, target, reference, headers, record).await?
                 } else {
@@ -113,15 +122,19 @@ impl EdgeParts {
                 }
             }
             Route::Blob { name, digest } => {
-                let target = self.admit(&gate, parts, name, ns, Action::Pull, record).await?;
+                let target = self.admit(gate, parts, name, ns, Action::Pull, record).await?;
                 if is_head {
                     v2::blob::head(registry, target, digest, headers, record).await?
                 } else {
                     v2::blob::get(registry, &self.deliveries, target, digest, headers, record).await?
                 }
             }
+            Route::Referrers { name, subject } => {
+                let target = self.admit(gate, parts, name, ns, Action::Pull, record).await?;
+                v2::referrers::get(registry, target, name, subject, query, record).await?
+            }
             Route::TagsList { name } => {
-                let target = self.admit(&gate, parts, name, ns, Action::Pull, record).await?;
+                let target = self.admit(gate, parts, name, ns, Action::Pull, record).await?;
                 v2::tags_list::get(registry, target, name, query, record).await?
             }
         };
@@ -147,14 +160,27 @@ impl EdgeParts {
         Ok(gate.authorizer.authorize(&principal, action, target)?)
     }
 
-    async fn authenticate(&self, gate: &Gate, parts: &Parts, record: &mut RequestRecord) -> Result<crate::access::Principal, HttpError> {
+    async fn authenticate(&self, gate: &Gate, parts: &Parts, record: &mut RequestRecord) -> Result<Principal, HttpError> {
         let authorization = parts.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
         let client = parts.extensions.get::<ClientAddress>().map_or(UNKNOWN_CLIENT, |client| client.0.ip());
-        let principal =
-            gate.authenticator.authenticate(authorization, client).await.inspect_err(|_| self.metrics.authenticated("refused"))?;
-        self.metrics.authenticated(if principal.is_anonymous() { "anonymous" } else { "accepted" });
+        let authenticated = gate.authenticator.authenticate(authorization, client, line(parts)).await;
+        let principal = authenticated.inspect_err(|_| self.metrics.authenticated("refused"))?;
+        self.metrics.authenticated(match &principal {
+            Principal::Anonymous { .. } => "anonymous",
+            Principal::User { .. } => "accepted",
+            Principal::Replica(_) => "replica",
+        });
         record.principal(&principal);
         Ok(principal)
+    }
+}
+
+/// What is asked, as another replica would have signed it.
+fn line(parts: &Parts) -> RequestLine<'_> {
+    RequestLine {
+        method: parts.method.as_str(),
+        path_and_query: parts.uri.path_and_query().map_or("", PathAndQuery::as_str),
+        host: parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default(),
     }
 }
 

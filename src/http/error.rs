@@ -20,6 +20,6 @@ pub(super) enum HttpError {
     Forbidden(#[from] Forbidden),
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    #[error("n is the number of tags wanted, 0 or more, in digits")]
+    #[error("n is the number of entries wanted, 0 or more, in digits")]
     PageSize,
 }

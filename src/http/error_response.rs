@@ -67,7 +67,7 @@ pub const TABLE: [(ErrorKind, u16, ErrorCode, &str); 18] = [
     (ErrorKind::NameInvalid, 400, ErrorCode::NameInvalid, "the repository name does not follow the grammar"),
     (ErrorKind::TagInvalid, 404, ErrorCode::ManifestUnknown, "the tag does not follow the grammar, so no manifest can have it"),
     (ErrorKind::DigestInvalid, 400, ErrorCode::DigestInvalid, "the digest does not follow the grammar"),
-    (ErrorKind::PageSizeInvalid, 400, ErrorCode::PaginationNumberInvalid, "`n` of tags/list is not a number"),
+    (ErrorKind::PageSizeInvalid, 400, ErrorCode::PaginationNumberInvalid, "`n` of a list is not a number"),
     (ErrorKind::Unauthorized, 401, ErrorCode::Unauthorized, "login needed, or the login is wrong; `WWW-Authenticate` says how"),
     (ErrorKind::Denied, 403, ErrorCode::Denied, "the rule does not allow the name"),
     (ErrorKind::NameUnknown, 404, ErrorCode::NameUnknown, "no rule matches, and no repository has that name"),
@@ -100,7 +100,13 @@ impl ErrorKind {
         match error {
             HttpError::Route(error) => Self::of_route(error),
             HttpError::Authenticate(AuthenticateError::Busy | AuthenticateError::Failed) => Self::Unavailable,
-            HttpError::Authenticate(AuthenticateError::Required | AuthenticateError::Malformed | AuthenticateError::Wrong)
+            HttpError::Authenticate(
+                AuthenticateError::Required
+                | AuthenticateError::Malformed
+                | AuthenticateError::Wrong
+                | AuthenticateError::Replica(_)
+                | AuthenticateError::NoReplicas,
+            )
             | HttpError::Forbidden(Forbidden::NeedsUser { .. } | Forbidden::RefreshNeedsUser) => Self::Unauthorized,
             HttpError::Forbidden(Forbidden::Excluded { .. }) => Self::Denied,
             HttpError::Resolve(ResolveError::TooLong) => Self::NameInvalid,

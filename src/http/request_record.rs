@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::access::Principal;
 use crate::cache::StaleReason;
+use crate::cluster::ReplicaRequest;
 use crate::registry::{Outcome, Pulled};
 use crate::rules::Target;
 use crate::telemetry::metrics::Metrics;
@@ -29,7 +30,10 @@ pub(super) struct RequestRecord {
     target: Option<Target>,
     outcome: Option<Outcome>,
     stale: Option<StaleReason>,
+    validated_at: Option<u64>,
     error: Option<String>,
+    /// What the client gets elsewhere.
+    redirected_bytes: u64,
 }
 
 impl RequestRecord {
@@ -46,7 +50,9 @@ impl RequestRecord {
             target: None,
             outcome: None,
             stale: None,
+            validated_at: None,
             error: None,
+            redirected_bytes: 0,
         }
     }
 
@@ -65,6 +71,7 @@ impl RequestRecord {
     /// Takes the outcome out of an answer.
     pub(super) fn outcome<T>(&mut self, pulled: Pulled<T>) -> T {
         self.stale = pulled.stale;
+        self.validated_at = pulled.validated_at;
         self.outcome = Some(pulled.outcome);
         pulled.value
     }
@@ -73,8 +80,26 @@ impl RequestRecord {
         self.stale
     }
 
+    /// When upstream last confirmed what is answered, in unix seconds; only for other replicas.
+    pub(super) const fn validated_at(&self) -> Option<u64> {
+        self.validated_at
+    }
+
+    /// The request, if it is one of another replica.
+    pub(super) const fn replica(&self) -> Option<&ReplicaRequest> {
+        match &self.principal {
+            Some(Principal::Replica(request)) => Some(request),
+            Some(Principal::Anonymous { .. } | Principal::User { .. }) | None => None,
+        }
+    }
+
     pub(super) fn error(&mut self, error: String) {
         self.error = Some(error);
+    }
+
+    /// The client is sent to the bucket for so many bytes.
+    pub(super) const fn redirected(&mut self, bytes: u64) {
+        self.redirected_bytes = bytes;
     }
 
     /// Goes with the answer, to its end.
@@ -101,6 +126,7 @@ impl RequestRecord {
         if let Some(outcome) = &self.outcome {
             outcome.metrics.requested(outcome.kind, outcome.result());
             outcome.metrics.sent(outcome.kind, body.bytes);
+            outcome.metrics.redirected(outcome.kind, self.redirected_bytes);
         }
         let user = self.principal.as_ref().filter(|principal| !principal.is_anonymous());
         let result = self.outcome.as_ref().map_or("", |outcome| outcome.result().as_str());
@@ -114,6 +140,7 @@ impl RequestRecord {
             stale = self.stale.map_or("", StaleReason::as_str),
             status = body.status,
             sent_bytes = body.bytes,
+            redirected_bytes = self.redirected_bytes,
             ttfb_ms = body.ttfb_ms,
             duration_ms = duration.as_secs_f64() * 1000.0,
             client = self.client.map(tracing::field::display),

@@ -33,6 +33,15 @@ pub enum Route {
         /// The blob.
         digest: Digest,
     },
+    /// `/v2/<name>/referrers/<digest>`.
+    Referrers {
+        /// As it was asked for.
+        name: RepositoryName,
+        /// What is referred to.
+        subject: Digest,
+    },
+    /// `/v2/_catalog`.
+    Catalog,
     /// `/v2/<name>/tags/list`.
     TagsList {
         /// As it was asked for.
@@ -84,6 +93,9 @@ pub fn parse(method: &Method, uri: &Uri) -> Result<Route, RouteError> {
     }
     let rest = rest.strip_prefix('/').ok_or(RouteError::NotFound)?;
     let decoded = decode(rest)?;
+    if decoded == "_catalog" {
+        return reading(method, || Ok(Route::Catalog));
+    }
     let (before, last) = decoded.rsplit_once('/').ok_or(RouteError::NotFound)?;
     let (name, kind) = before.rsplit_once('/').unwrap_or(("", before));
     match (kind, last) {
@@ -98,6 +110,9 @@ pub fn parse(method: &Method, uri: &Uri) -> Result<Route, RouteError> {
             reading(method, || Ok(Route::Manifest { name: RepositoryName::parse(name)?, reference: Reference::parse(reference)? }))
         }
         ("blobs", digest) => reading(method, || Ok(Route::Blob { name: RepositoryName::parse(name)?, digest: Digest::parse(digest)? })),
+        ("referrers", subject) => {
+            reading(method, || Ok(Route::Referrers { name: RepositoryName::parse(name)?, subject: Digest::parse(subject)? }))
+        }
         _ => Err(RouteError::NotFound),
     }
 }
@@ -132,6 +147,8 @@ impl Route {
             Self::Manifest { .. } => "manifest",
             Self::Blob { .. } => "blob",
             Self::TagsList { .. } => "tags_list",
+            Self::Referrers { .. } => "referrers",
+            Self::Catalog => "catalog",
         }
     }
 }
@@ -156,6 +173,7 @@ mod tests {
     fn paths_are_split_from_the_right() {
         assert_eq!(get("/v2"), Ok(Route::Base));
         assert_eq!(get("/v2/"), Ok(Route::Base));
+        assert_eq!(get("/v2/_catalog?n=5"), Ok(Route::Catalog));
         assert_eq!(get("/v2/a/b/manifests/latest?ns=docker.io"), manifest("a/b", "latest"));
         assert_eq!(get(&format!("/v2/a/manifests/{DIGEST}")), manifest("a", DIGEST));
         assert_eq!(get("/v2/manifests/manifests/manifests"), manifest("manifests", "manifests"));
@@ -163,6 +181,8 @@ mod tests {
         let tags = |name: &str| Ok(Route::TagsList { name: RepositoryName::parse(name).unwrap() });
         assert_eq!(get("/v2/a/tags/list"), tags("a"));
         assert_eq!(get("/v2/a/manifests/tags/list"), tags("a/manifests"));
+        let subject = Digest::parse(DIGEST).unwrap();
+        assert_eq!(get(&format!("/v2/a/referrers/{DIGEST}")), Ok(Route::Referrers { name: RepositoryName::parse("a").unwrap(), subject }));
         let blob = Route::Blob { name: RepositoryName::parse("a").unwrap(), digest: Digest::parse(DIGEST).unwrap() };
         assert_eq!(get(&format!("/v2/a/blobs/{DIGEST}")), Ok(blob.clone()));
         assert_eq!(get(&format!("/v2/a/blobs/{}", DIGEST.replace(':', "%3A"))), Ok(blob));
@@ -175,9 +195,10 @@ mod tests {
         assert!(matches!(get("/v2/a/../b/manifests/1"), Err(RouteError::Name(_))));
         assert!(matches!(get("/v2/a/manifests/-x"), Err(RouteError::Reference(_))));
         assert!(matches!(get("/v2/a/blobs/sha256:ab"), Err(RouteError::Digest(_))));
+        assert!(matches!(get("/v2/a/referrers/x"), Err(RouteError::Digest(_))));
         assert_eq!(get("/v2/a%2Fb/manifests/1"), Err(RouteError::Encoding));
         assert_eq!(get("/v2/a%ff/manifests/1"), Err(RouteError::Encoding));
-        for path in ["/", "/v1/", "/v2x", "/v2/_catalog", "/v2/a", "/v2/a/b", "/v2/a/referrers/x"] {
+        for path in ["/", "/v1/", "/v2x", "/v2/_catalog/", "/v2/a/_catalog", "/v2/a", "/v2/a/b"] {
             assert_eq!(get(path), Err(RouteError::NotFound), "{path}");
         }
     }

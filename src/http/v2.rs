@@ -2,7 +2,10 @@
 
 pub(super) mod base;
 pub(super) mod blob;
+pub(super) mod catalog;
 pub(super) mod manifest;
+pub(super) mod paging;
+pub(super) mod referrers;
 pub(super) mod tags_list;
 
 use axum::http::header::{CACHE_CONTROL, WARNING};

@@ -124,7 +124,7 @@ impl RegistryError {
         match kind {
             CacheKind::Tag | CacheKind::Manifest => Self::ManifestUnknown { detail },
             CacheKind::Blob => Self::BlobUnknown { detail },
-            CacheKind::TagsList => Self::RepositoryUnknown { detail },
+            CacheKind::TagsList | CacheKind::Referrers => Self::RepositoryUnknown { detail },
         }
     }
 }

@@ -40,6 +40,8 @@ pub struct Pulled<T> {
     pub outcome: Outcome,
     /// Why it may be out of date, if it may.
     pub stale: Option<StaleReason>,
+    /// When upstream last confirmed a tag, in unix seconds; told to other replicas only.
+    pub validated_at: Option<u64>,
 }
 
 impl Registry {
@@ -59,7 +61,9 @@ impl Registry {
             Reference::Tag(tag) => self.cache.manifest_by_tag(&origin, tag, demand).await,
             Reference::Digest(digest) => self.cache.manifest_by_digest(&origin, digest).await,
         };
-        pulled(&origin, manifest_kind(reference), served)
+        let mut pulled = pulled(&origin, manifest_kind(reference), served)?;
+        pulled.validated_at = self.validated_at(&origin, reference, &pulled.value.digest);
+        Ok(pulled)
     }
 
     /// What HEAD tells of a manifest.
@@ -77,7 +81,16 @@ impl Registry {
             Reference::Tag(tag) => self.cache.manifest_head_by_tag(&origin, tag, demand).await,
             Reference::Digest(digest) => self.cache.manifest_head_by_digest(&origin, digest).await,
         };
-        pulled(&origin, manifest_kind(reference), served)
+        let mut pulled = pulled(&origin, manifest_kind(reference), served)?;
+        pulled.validated_at = self.validated_at(&origin, reference, &pulled.value.digest);
+        Ok(pulled)
+    }
+
+    fn validated_at(&self, origin: &Origin, reference: &Reference, digest: &Digest) -> Option<u64> {
+        match reference {
+            Reference::Tag(tag) if origin.forwarded => self.cache.validated_at(origin, tag, digest),
+            Reference::Tag(_) | Reference::Digest(_) => None,
+        }
     }
 
     /// A blob, or a range of it.
@@ -129,6 +142,7 @@ pub(super) fn pulled<T>(origin: &Origin, kind: CacheKind, served: Result<Served<
             value: served.value,
             outcome: Outcome { kind, result: served.result, bypassing: None, metrics: origin.metrics.clone() },
             stale: served.stale,
+            validated_at: None,
         }),
         Err(error) => {
             let result = if matches!(error, CacheError::Negative(_)) { CacheResult::Negative } else { CacheResult::Miss };

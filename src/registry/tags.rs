@@ -37,7 +37,7 @@ impl Registry {
         let all = pulled(&origin, CacheKind::TagsList, self.cache.tags(&origin).await)?;
         let (tags, more) = cut(&all.value, page);
         let value = TagsPage { name: origin.repository.to_string(), tags, more };
-        Ok(Pulled { value, outcome: all.outcome, stale: all.stale })
+        Ok(Pulled { value, outcome: all.outcome, stale: all.stale, validated_at: None })
     }
 }
 

@@ -14,7 +14,7 @@ use object_store::path::Path as Key;
 use object_store::signer::Signer;
 use object_store::{GetOptions, GetRange, MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
 
-use super::{StorageError, layout};
+use super::{KnownPreconditions, Records, StorageError, layout};
 use crate::oci::Digest;
 
 /// How a bucket is reached.
@@ -43,6 +43,7 @@ pub struct StoredBlob {
 #[derive(Clone)]
 pub struct Bucket {
     client: BucketClient,
+    preconditions: KnownPreconditions,
 }
 
 /// The bytes of a blob, or of an interval of it.
@@ -67,8 +68,14 @@ pub struct BucketUpload {
 impl Bucket {
     /// The blobs that `client` reaches.
     #[must_use]
-    pub const fn new(client: BucketClient) -> Self {
-        Self { client }
+    pub fn new(client: BucketClient) -> Self {
+        Self { client, preconditions: KnownPreconditions::default() }
+    }
+
+    /// The records beside the blobs.
+    #[must_use]
+    pub fn records(&self) -> Records {
+        Records::in_bucket(Arc::clone(&self.client.objects), self.preconditions.clone())
     }
 
     pub(super) fn objects(&self) -> &dyn ObjectStore {

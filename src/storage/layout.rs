@@ -3,10 +3,12 @@
 //! ```text
 //! blobs/sha256/ab/abcdef…                    bytes
 //! staging/<uuid>                             a blob on its way in; removed at start
+//! pending/<algorithm>-<hex>                  a blob that the bucket has not taken yet
 //! repositories/<name, flat>                  what a repository is
 //! images/<name>/_manifests/sha256/<hex>      what is known of a manifest
 //! images/<name>/_tags/<tag>                  digest
 //! images/<name>/_validated/<tag>             when upstream last confirmed it
+//! images/<name>/_pulled/sha256/<hex>         when a manifest was last pulled
 //! images/<name>/_blobs/sha256/<hex>          this repository refers to this blob
 //! sources/<source>/sha256/ab/<hex>           this upstream, with this credential, has this blob
 //! gc/<algorithm>/<hex>                       a blob that nothing refers to, marked or condemned
@@ -51,7 +53,7 @@ impl Layout {
 
     /// Creates the directories that must exist before anything is stored.
     pub(super) fn create(&self) -> Result<(), StorageError> {
-        for directory in [self.staging(), self.root.join("blobs"), self.images(), self.root.join("repositories")] {
+        for directory in [self.staging(), self.pending(), self.root.join("blobs"), self.images(), self.root.join("repositories")] {
             fs::create_dir_all(&directory).map_err(|error| StorageError::file("create", &directory, error))?;
         }
         Ok(())
@@ -79,6 +81,12 @@ impl Layout {
     #[must_use]
     pub fn staging(&self) -> PathBuf {
         self.root.join("staging")
+    }
+
+    /// Where it is noted which blobs are still to be sent to the bucket.
+    #[must_use]
+    pub fn pending(&self) -> PathBuf {
+        self.root.join("pending")
     }
 
     /// The trees that hold records.
@@ -170,7 +178,7 @@ pub(super) fn marked(key: &Key) -> Option<Digest> {
 }
 
 /// Prefix of the records of all repositories.
-pub(super) fn images() -> Key {
+pub(super) fn all_images() -> Key {
     Key::from("images")
 }
 
@@ -179,43 +187,48 @@ pub(super) fn sources() -> Key {
     Key::from("sources")
 }
 
-/// A record of a repository, by its key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum ImageRecord {
-    Manifest(Digest),
-    Link(Digest),
-    Tag(Tag),
-    /// A hint, or nothing of ours.
-    Other,
+/// The repository that a key below [`all_images`] belongs to, and what the key is about.
+pub(super) fn parse_any_image_key(key: &Key) -> Option<(RepositoryName, Option<ImageKey>)> {
+    // No part of a name starts with `_`.
+    let (name, _) = key.as_ref().strip_prefix("images/")?.split_once("/_")?;
+    let name = RepositoryName::parse(name).ok()?;
+    let about = parse_image_key(&name, key);
+    Some((name, about))
 }
 
-/// The repository that a key below `images` belongs to, and which record of it that is.
-pub(super) fn image_record(key: &Key) -> Option<(RepositoryName, ImageRecord)> {
-    let rest = key.as_ref().strip_prefix("images/")?;
-    let at = rest.find("/_")?;
-    let (name, record) = (RepositoryName::parse(rest.get(..at)?).ok()?, rest.get(at + 1..)?);
-    let digest = |text: &str| Digest::parse(&text.replacen('/', ":", 1)).ok();
-    let record = match record.split_once('/') {
-        Some(("_manifests", text)) => digest(text).map(ImageRecord::Manifest),
-        Some(("_blobs", text)) => digest(text).map(ImageRecord::Link),
-        Some(("_tags", text)) => Tag::parse(text).ok().map(ImageRecord::Tag),
-        Some(_) | None => None,
-    };
-    Some((name, record.unwrap_or(ImageRecord::Other)))
-}
+/// What stands between the start of a long name and its hash. No flat name holds it, as no name
+/// holds `//`.
+const BEFORE_HASH: &str = "!!";
 
 /// A repository's name in one flat level: `/` becomes `!`, which no name holds.
-fn flat(name: &RepositoryName) -> String {
-    let flat = name.as_str().replace('/', "!");
+fn flat(name: &str) -> String {
+    let flat = name.replace('/', "!");
     match flat.get(..KEPT_NAME_BYTES) {
-        Some(kept) if flat.len() > MAX_FLAT_NAME_BYTES => format!("{kept}!!{}", Digest::of(flat.as_bytes()).hex()),
+        Some(kept) if flat.len() > MAX_FLAT_NAME_BYTES => format!("{kept}{BEFORE_HASH}{}", Digest::of(flat.as_bytes()).hex()),
         _ => flat,
     }
 }
 
+/// The name that a flat one stands for; `None` for one that ends in a hash.
+pub(super) fn unflattened(flat: &str) -> Option<String> {
+    (!flat.contains(BEFORE_HASH)).then(|| flat.replace('!', "/"))
+}
+
+/// Prefix of all repositories' records.
+pub(super) fn repositories() -> Key {
+    Key::from("repositories")
+}
+
 /// Key of a repository's record.
 pub(super) fn repository(name: &RepositoryName) -> Key {
-    Key::from_iter(["repositories", flat(name).as_str()])
+    repository_of_text(name.as_str())
+}
+
+/// The key that a repository would have whose name is `text`: where a list of them goes on. The
+/// order of these keys is that of the names, with `/` in front of every other character; a name that
+/// ends in its hash stands among those with the same start.
+pub(super) fn repository_of_text(text: &str) -> Key {
+    Key::from_iter(["repositories", flat(text).as_str()])
 }
 
 /// Key of a manifest's record.
@@ -238,6 +251,11 @@ pub(super) fn validated(name: &RepositoryName, tag: &Tag) -> Key {
     image(name, &["_validated", tag.as_str()])
 }
 
+/// Key of a manifest's last pull.
+pub(super) fn pulled(name: &RepositoryName, digest: &Digest) -> Key {
+    image(name, &["_pulled", digest.algorithm().as_str(), &digest.hex()])
+}
+
 /// Key of a repository's link to a blob.
 pub(super) fn blob_link(name: &RepositoryName, digest: &Digest) -> Key {
     image(name, &["_blobs", digest.algorithm().as_str(), &digest.hex()])
@@ -247,6 +265,50 @@ pub(super) fn blob_link(name: &RepositoryName, digest: &Digest) -> Key {
 pub(super) fn source_blob(source: &str, digest: &Digest) -> Key {
     let hex = digest.hex();
     Key::from_iter(["sources", source, digest.algorithm().as_str(), hex.get(..2).unwrap_or_default(), hex.as_str()])
+}
+
+/// The kinds of record below a repository.
+pub(super) const IMAGE_KINDS: [&str; 5] = ["_blobs", "_manifests", "_pulled", "_tags", "_validated"];
+
+/// Prefix of a repository's records of one kind.
+pub(super) fn image_kind(name: &RepositoryName, kind: &str) -> Key {
+    image(name, &[kind])
+}
+
+/// Prefix of a repository's records, and of those of the repositories inside it.
+pub(super) fn images(name: &RepositoryName) -> Key {
+    image(name, &[])
+}
+
+/// Between the repositories inside a repository whose names begin with a digit and all of its own
+/// records, which stand in front of the other repositories inside it.
+pub(super) fn before_own_images(name: &RepositoryName) -> Key {
+    image(name, &["_"])
+}
+
+/// What a key of a repository's records is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ImageKey {
+    Link(Digest),
+    Manifest(Digest),
+    Pulled(Digest),
+    Tag(Tag),
+    Validated(Tag),
+}
+
+/// Reads a key below [`images`]; `None` if it is no record of this repository.
+pub(super) fn parse_image_key(name: &RepositoryName, key: &Key) -> Option<ImageKey> {
+    let parts: Vec<_> = key.prefix_match(&images(name))?.collect();
+    let parts: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
+    let digest = |algorithm: &str, hex: &str| Digest::parse(&format!("{algorithm}:{hex}")).ok();
+    match parts.as_slice() {
+        ["_blobs", algorithm, hex] => digest(algorithm, hex).map(ImageKey::Link),
+        ["_manifests", algorithm, hex] => digest(algorithm, hex).map(ImageKey::Manifest),
+        ["_pulled", algorithm, hex] => digest(algorithm, hex).map(ImageKey::Pulled),
+        ["_tags", tag] => Tag::parse(tag).ok().map(ImageKey::Tag),
+        ["_validated", tag] => Tag::parse(tag).ok().map(ImageKey::Validated),
+        _ => None,
+    }
 }
 
 fn image(name: &RepositoryName, rest: &[&str]) -> Key {

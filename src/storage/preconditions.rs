@@ -62,6 +62,7 @@ impl KnownPreconditions {
     }
 
     /// Notes what was found out.
+    #[allow(dead_code)] // the probe sets it
     pub(super) fn set(&self, preconditions: Preconditions) {
         self.0.store(Arc::new(preconditions));
     }

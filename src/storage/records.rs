@@ -95,6 +95,13 @@ pub struct ValidatedRecord {
     pub upstream_gone_since: Option<u64>,
 }
 
+/// `images/<name>/_pulled/<algorithm>/<hex>`: a hint about a manifest, ignored where that is not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PulledRecord {
+    /// Unix seconds.
+    pub last_pulled_at: u64,
+}
+
 /// `images/<name>/_blobs/<algorithm>/<hex>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlobLinkRecord {
@@ -122,6 +129,11 @@ pub struct RecordKey<R> {
 impl<R> RecordKey<R> {
     const fn new(key: Key) -> Self {
         Self { key, form: std::marker::PhantomData }
+    }
+
+    /// The record at a key that was listed.
+    pub(super) const fn at(key: Key) -> Self {
+        Self::new(key)
     }
 
     pub(super) const fn key(&self) -> &Key {
@@ -158,6 +170,14 @@ impl RecordKey<ValidatedRecord> {
     #[must_use]
     pub fn validated(name: &RepositoryName, tag: &Tag) -> Self {
         Self::new(layout::validated(name, tag))
+    }
+}
+
+impl RecordKey<PulledRecord> {
+    /// When a manifest of a repository was last pulled.
+    #[must_use]
+    pub fn pulled(name: &RepositoryName, digest: &Digest) -> Self {
+        Self::new(layout::pulled(name, digest))
     }
 }
 

@@ -11,9 +11,9 @@ mod labels;
 mod upkeep;
 
 pub use bucket::BucketMetrics;
-pub use cluster::ClusterMetrics;
+pub use cluster::{ClusterMetrics, ReplicaResult};
 pub use eviction::EvictionMetrics;
-pub use labels::{CacheKind, CacheResult, FillResult, STALE_REASONS};
+pub use labels::{CacheKind, CacheResult, FillResult, FillSource, STALE_REASONS};
 pub use upkeep::UpkeepMetrics;
 
 use std::ops::Deref;
@@ -53,6 +53,7 @@ pub struct Families {
     /// `headpond_bypasses_inflight`.
     pub bypasses_inflight: IntGauge,
     fills: IntCounterVec,
+    fill_bytes: IntCounterVec,
     /// `headpond_fill_resumes_total`: transfers that broke and were taken up again.
     pub fill_resumes: IntCounter,
     /// `headpond_digest_mismatch_total`.
@@ -105,6 +106,7 @@ impl Families {
             followers_inflight: d.gauge("headpond_followers_inflight", "Clients that read a blob on its way in.")?,
             bypasses_inflight: d.gauge("headpond_bypasses_inflight", "Clients that are streamed a blob which is not kept.")?,
             fills: d.counters("headpond_fills_total", "Fills by how they ended.", &["result"])?,
+            fill_bytes: d.counters("headpond_fill_bytes_total", "Bytes that fills got, by where from.", &["source"])?,
             fill_resumes: d.counter("headpond_fill_resumes_total", "Transfers that broke and were taken up at the missing bytes.")?,
             digest_mismatch: d.counter("headpond_digest_mismatch_total", "Contents from upstream that did not match their digest.")?,
             stale_served: d.counters(
@@ -160,12 +162,15 @@ impl Metrics {
         for result in FillResult::ALL {
             self.fills.with_label_values(&[result.as_str()]);
         }
+        for source in FillSource::ALL {
+            self.fill_bytes.with_label_values(&[source.as_str()]);
+        }
         for kind in DISTRIBUTION_TYPES {
             for family in [&self.proxy_requests, &self.proxy_hits, &self.proxy_misses, &self.proxy_pulled_bytes, &self.proxy_pushed_bytes] {
                 family.with_label_values(&[kind]);
             }
         }
-        for outcome in ["anonymous", "accepted", "refused"] {
+        for outcome in ["anonymous", "accepted", "refused", "replica"] {
             self.auth_attempts.with_label_values(&[outcome]);
         }
     }
@@ -190,6 +195,7 @@ impl Metrics {
             cache_requests: CacheKind::ALL.map(requests),
             bytes_in: self.cache_bytes.with_label_values(&[rule, "in"]),
             bytes_out: self.cache_bytes.with_label_values(&[rule, "out"]),
+            bytes_redirected: self.cache_bytes.with_label_values(&[rule, "redirected"]),
             upstream_ttfb: self.upstream_ttfb.with_label_values(&[rule]),
             circuit_state: self.circuit_state.with_label_values(&[rule]),
             distribution: DISTRIBUTION_TYPES.map(distribution),
@@ -203,12 +209,17 @@ impl Metrics {
         self.fills.with_label_values(&[result.as_str()]).inc();
     }
 
+    /// Counts bytes that a fill got.
+    pub fn filled(&self, source: FillSource, bytes: u64) {
+        self.fill_bytes.with_label_values(&[source.as_str()]).inc_by(bytes);
+    }
+
     /// Observes an answered request. `route` and `method` come from closed sets.
     pub fn request_answered(&self, route: &str, method: &str, status: u16, seconds: f64) {
         with_status(status, |status| self.http_requests.with_label_values(&[route, method, status]).observe(seconds));
     }
 
-    /// Counts an authentication: `anonymous`, `accepted` or `refused`.
+    /// Counts an authentication: `anonymous`, `accepted`, `refused` or `replica`.
     pub fn authenticated(&self, outcome: &'static str) {
         self.auth_attempts.with_label_values(&[outcome]).inc();
     }
@@ -253,9 +264,10 @@ pub struct RuleMetrics {
 
 struct RuleCounters {
     rule: String,
-    cache_requests: [[IntCounter; 7]; 4],
+    cache_requests: [[IntCounter; 7]; 5],
     bytes_in: IntCounter,
     bytes_out: IntCounter,
+    bytes_redirected: IntCounter,
     upstream_ttfb: Histogram,
     circuit_state: IntGauge,
     /// Distribution's, for manifests and for blobs.
@@ -309,12 +321,20 @@ impl RuleMetrics {
         }
     }
 
+    /// Counts bytes that a client is sent elsewhere for.
+    pub fn redirected(&self, kind: CacheKind, bytes: u64) {
+        self.counters.bytes_redirected.inc_by(bytes);
+        if let Some(distribution) = self.distribution(kind) {
+            distribution.pushed_bytes.inc_by(bytes);
+        }
+    }
+
     fn distribution(&self, kind: CacheKind) -> Option<&DistributionCounters> {
         let [manifests, blobs] = &self.counters.distribution;
         match kind {
             CacheKind::Tag | CacheKind::Manifest => Some(manifests),
             CacheKind::Blob => Some(blobs),
-            CacheKind::TagsList => None,
+            CacheKind::TagsList | CacheKind::Referrers => None,
         }
     }
 

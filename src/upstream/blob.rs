@@ -104,8 +104,7 @@ impl Upstream {
         let answer = self.ask(&self.blob_question(Method::GET, repository, digest, header), admission).await?;
         let limits = &self.endpoint.settings.limits;
         match (answer.status(), range) {
-            (StatusCode::OK, _) => BlobStream::whole(answer, limits),
-            (StatusCode::PARTIAL_CONTENT, Some(range)) => BlobStream::part(answer, &range, limits),
+            (StatusCode::OK | StatusCode::PARTIAL_CONTENT, range) => BlobStream::of(answer, range.as_ref(), limits),
             (StatusCode::RANGE_NOT_SATISFIABLE, Some(range)) => {
                 let total = content_range(answer.headers()).and_then(|range| range.total_bytes);
                 let length = total.map_or_else(|| "tells no length".to_owned(), |total| format!("has {total} bytes"));
@@ -128,7 +127,7 @@ impl Upstream {
 }
 
 /// `bytes=first-last`. An empty range is asked for as nothing but its first byte.
-fn range_header(range: &Range<u64>) -> Option<HeaderValue> {
+pub(super) fn range_header(range: &Range<u64>) -> Option<HeaderValue> {
     let text = match range.end {
         u64::MAX => format!("bytes={}-", range.start),
         end => format!("bytes={}-{}", range.start, end.saturating_sub(1).max(range.start)),
@@ -141,6 +140,15 @@ fn content_range(headers: &HeaderMap) -> Option<ContentRange> {
 }
 
 impl BlobStream {
+    /// What a successful answer brings: the range, or all where ranges are ignored.
+    pub(super) fn of(answer: Answer, range: Option<&Range<u64>>, limits: &UpstreamLimits) -> Result<Self, UpstreamError> {
+        match (answer.status(), range) {
+            (StatusCode::PARTIAL_CONTENT, Some(range)) => Self::part(answer, range, limits),
+            (StatusCode::OK, _) => Self::whole(answer, limits),
+            (status, _) => Err(UpstreamError::lied(format!("{} answered {status}, which was not asked for", answer.asked.shown()))),
+        }
+    }
+
     fn whole(answer: Answer, limits: &UpstreamLimits) -> Result<Self, UpstreamError> {
         let total_bytes = content_length(answer.headers());
         Self::checked(answer, 0, total_bytes, total_bytes, limits)

@@ -33,6 +33,11 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    /// One that came without detours.
+    pub(super) const fn of(response: Response, asked: Asked) -> Self {
+        Self { response, asked, is_from_home: true }
+    }
+
     pub(super) fn status(&self) -> StatusCode {
         self.response.status()
     }

@@ -1,5 +1,23 @@
 //! `Link: <…>; rel="next"` (RFC 8288): the next page of a list.
 
+use reqwest::Url;
+
+use super::status::Asked;
+use super::{UpstreamError, address};
+
+/// The next page of the list at `url`: of a link only the query is used. Behind base paths and
+/// proxies the rest of it is often wrong; that it names another host is a lie.
+pub(super) fn next_page(url: &Url, link: &str, asked: &Asked) -> Result<Url, UpstreamError> {
+    let lied = |what: &str| UpstreamError::lied(format!("{} names a next page {what}", asked.shown()));
+    let target = url.join(link).map_err(|_| lied("that is no URL"))?;
+    if !address::same_origin(&target, url) {
+        return Err(lied("on another host"));
+    }
+    let mut next = url.clone();
+    next.set_query(target.query());
+    if &next == url { Err(lied("that is this one")) } else { Ok(next) }
+}
+
 /// The target of the first link with the relation `next`, not yet resolved.
 pub(super) fn next(value: &str) -> Option<&str> {
     let mut rest = value;

@@ -148,16 +148,16 @@ fn asked_for(reference: &Reference) -> Option<Digest> {
 }
 
 /// `Docker-Content-Digest`. One that is no digest tells nothing: the bytes are hashed anyway.
-fn told_digest(headers: &HeaderMap) -> Option<Digest> {
+pub(super) fn told_digest(headers: &HeaderMap) -> Option<Digest> {
     Digest::parse(headers.get("docker-content-digest")?.to_str().ok()?.trim()).ok()
 }
 
-fn content_type(headers: &HeaderMap) -> Option<String> {
+pub(super) fn content_type(headers: &HeaderMap) -> Option<String> {
     Some(headers.get(CONTENT_TYPE)?.to_str().ok()?.to_owned())
 }
 
 /// The digest of `bytes`, by the algorithm of `expected`.
-fn digest_like(expected: Digest, bytes: &[u8]) -> Digest {
+pub(super) fn digest_like(expected: Digest, bytes: &[u8]) -> Digest {
     let mut hasher = DigestHasher::new(expected.algorithm());
     hasher.update(bytes);
     hasher.finish()

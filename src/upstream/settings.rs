@@ -68,6 +68,12 @@ pub struct UpstreamLimits {
     pub max_tags: usize,
     /// One page of tags, in bytes. Default 16 MiB: some registries send all tags on one page.
     pub max_tag_page_bytes: usize,
+    /// Pages of one list of referrers. Default 100.
+    pub max_referrer_pages: usize,
+    /// Referrers of one manifest. Default 10 000.
+    pub max_referrers: usize,
+    /// What is kept of them, in bytes. Default 16 MiB.
+    pub max_referrers_bytes: usize,
     /// One blob, in bytes, where its length is not known otherwise. Default 256 GiB.
     pub max_blob_bytes: u64,
     /// The answer of a token realm, in bytes. Default 64 KiB.
@@ -98,6 +104,9 @@ impl Default for UpstreamLimits {
             max_tag_pages: 100,
             max_tags: 100_000,
             max_tag_page_bytes: 16 * 1024 * 1024,
+            max_referrer_pages: 100,
+            max_referrers: 10_000,
+            max_referrers_bytes: 16 * 1024 * 1024,
             max_blob_bytes: 256 * 1024 * 1024 * 1024,
             max_token_bytes: 64 * 1024,
             max_tokens: 10_000,

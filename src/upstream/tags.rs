@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::admission::Admission;
 use super::circuit::Purpose;
 use super::exchange::{Answer, Question};
-use super::status::{Asked, body_within};
+use super::status::body_within;
 use super::transport::Lane;
 use super::{Upstream, UpstreamError, address, link};
 use crate::oci::{RepositoryName, Tag};
@@ -74,20 +74,7 @@ impl Upstream {
         let body = body_within(response, &asked, self.endpoint.settings.limits.max_tag_page_bytes, &self.endpoint.settings.limits).await?;
         let page =
             serde_json::from_slice(&body).map_err(|_| UpstreamError::lied(format!("{} answered with no list of tags", asked.shown())))?;
-        let next = link.map(|link| next_page(url, &link, &asked)).transpose()?;
+        let next = link.map(|link| link::next_page(url, &link, &asked)).transpose()?;
         Ok((page, next))
     }
-}
-
-/// The next page: of a link only the query is used, on the URL of this list. Behind base paths and
-/// proxies the rest of it is often wrong; that it names another host is a lie.
-fn next_page(url: &Url, link: &str, asked: &Asked) -> Result<Url, UpstreamError> {
-    let lied = |what: &str| UpstreamError::lied(format!("{} names a next page of tags {what}", asked.shown()));
-    let target = url.join(link).map_err(|_| lied("that is no URL"))?;
-    if !address::same_origin(&target, url) {
-        return Err(lied("on another host"));
-    }
-    let mut next = url.clone();
-    next.set_query(target.query());
-    if &next == url { Err(lied("that is this one")) } else { Ok(next) }
 }

@@ -8,7 +8,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, ClientBuilder, Method, Request, Response, Url};
 use tokio::time::timeout;
 
-use super::{Unavailability, UpstreamBuildError, UpstreamError, UpstreamSettings, address};
+use super::{Unavailability, UpstreamBuildError, UpstreamError, UpstreamLimits, UpstreamSettings, address};
 
 /// Which connections a request uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,16 +59,25 @@ impl Transport {
     }
 }
 
-fn builder(settings: &UpstreamSettings) -> Result<ClientBuilder, UpstreamBuildError> {
-    let limits = &settings.limits;
-    let mut builder = Client::builder()
+/// A client of other replicas: past every proxy, with an answer or a refusal of the connection soon.
+pub(super) fn direct(limits: &UpstreamLimits, connect_timeout: Duration) -> Result<Client, UpstreamBuildError> {
+    let builder = common(limits).connect_timeout(connect_timeout).no_proxy().http1_only();
+    builder.build().map_err(|error| UpstreamBuildError::Client(reason(&error)))
+}
+
+fn common(limits: &UpstreamLimits) -> ClientBuilder {
+    Client::builder()
         .user_agent(HeaderValue::from_static(concat!("headpond/", env!("CARGO_PKG_VERSION"))))
         .redirect(Policy::none())
         .referer(false)
         .tcp_nodelay(true)
         .connect_timeout(limits.connect_timeout)
         .pool_idle_timeout(limits.idle_timeout)
-        .pool_max_idle_per_host(limits.max_idle_connections);
+        .pool_max_idle_per_host(limits.max_idle_connections)
+}
+
+fn builder(settings: &UpstreamSettings) -> Result<ClientBuilder, UpstreamBuildError> {
+    let mut builder = common(&settings.limits);
     if let Some(pem) = &settings.ca_pem {
         let certificates = Certificate::from_pem_bundle(pem).map_err(|error| UpstreamBuildError::Certificate(reason(&error)))?;
         if certificates.is_empty() {

@@ -63,7 +63,7 @@ check_commands() {
 
 # The stamp holds the requirements it was made from, so that a changed list makes the venv anew.
 make_venv() {
-  if cmp -s tests/e2e/requirements.txt "$venv/requirements.txt" && "$venv/bin/python" -c 'import pytest, grpc' 2>/dev/null; then
+  if cmp -s tests/e2e/requirements.txt "$venv/requirements.txt" && "$venv/bin/python" -c 'import pytest, grpc, helm_python, kubernetes_validate' 2>/dev/null; then
     return
   fi
   say "venv: $venv"

@@ -14,15 +14,16 @@ use scan::{Mention, Source};
 
 /// Which modules each module may name. Nothing runs back up: `upstream` and `storage` do not know
 /// each other, `http` knows no upstream, `access` knows rules and not the other way round.
-const MAY_NAME: [(&str, &[&str]); 15] = [
+const MAY_NAME: [(&str, &[&str]); 16] = [
     ("main", &["cli", "http"]),
     ("cli", &["app", "config", "access", "http", "upkeep"]),
-    ("http", &["registry", "upkeep", "access", "rules", "cache", "storage", "telemetry", "config", "oci"]),
+    ("http", &["registry", "upkeep", "access", "rules", "cache", "cluster", "storage", "telemetry", "config", "oci"]),
     ("registry", &["access", "cache", "rules", "upstream", "telemetry", "config", "oci"]),
-    ("access", &["rules", "config", "oci"]),
+    ("access", &["rules", "cluster", "clock", "config", "oci"]),
     ("cache", &["upstream", "storage", "telemetry", "tasks", "clock", "config", "oci"]),
-    ("upstream", &["telemetry", "clock", "oci"]),
     ("upkeep", &["storage", "telemetry", "tasks", "clock", "oci"]),
+    ("upstream", &["cluster", "telemetry", "clock", "oci"]),
+    ("cluster", &["telemetry"]),
     ("storage", &["oci"]),
     ("rules", &["config", "oci"]),
     ("telemetry", &["config"]),

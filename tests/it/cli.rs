@@ -103,6 +103,21 @@ fn knobs_may_come_from_the_environment() {
 }
 
 #[test]
+fn an_empty_variable_is_an_unset_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("headpond.yaml");
+    std::fs::write(&file, "listen: nowhere\n").unwrap();
+    let mut command = headpond(&["serve", "--config", file.to_str().unwrap()]);
+    command.env("HEADPOND_CONFIG", "");
+    for preset in ["HEADPOND_LISTEN", "HEADPOND_ADMIN", "HEADPOND_STORAGE", "HEADPOND_LOG_LEVEL", "HEADPOND_LOG_FORMAT"] {
+        command.env(preset, "");
+    }
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("1 problem") && stderr(&output).contains("listen: `nowhere`"), "{}", stderr(&output));
+}
+
+#[test]
 fn schema_is_json_on_stdout() {
     let output = run(&["schema"]);
     let schema: serde_json::Value = serde_json::from_str(stdout(&output)).unwrap();

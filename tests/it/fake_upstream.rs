@@ -176,6 +176,16 @@ impl FakeUpstream {
         self.state.content.lock().unwrap().tags_per_page = count;
     }
 
+    /// Adds an artifact of this type about `subject`, with the annotation `note`.
+    pub(crate) fn put_referrer(&self, repository: &str, subject: &Digest, artifact_type: &str, note: &str) -> Digest {
+        self.state.content.lock().unwrap().put_referrer(repository, subject, artifact_type, note)
+    }
+
+    /// Lists at most so many referrers on a page; `None`: does not know the path.
+    pub(crate) fn referrers_per_page(&self, count: Option<usize>) {
+        self.state.content.lock().unwrap().referrers_per_page = count;
+    }
+
     // Credentials
 
     /// Asks for this name and password on every request.

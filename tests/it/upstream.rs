@@ -5,6 +5,7 @@ mod blobs;
 mod circuit;
 mod manifests;
 mod redirects;
+mod referrers;
 mod tags;
 mod tls;
 

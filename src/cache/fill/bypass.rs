@@ -11,11 +11,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::source::{Source, SourceStream};
 use super::{FillError, FillLimits, HELD_BACK_BYTES};
 use crate::cache::{Backoff, Origin};
 use crate::oci::{Digest, DigestHasher};
-use crate::telemetry::metrics::CacheKind;
-use crate::upstream::{BlobStream, Unavailability, UpstreamError};
+use crate::storage::Bucket;
+use crate::telemetry::metrics::{CacheKind, FillSource};
+use crate::upstream::{Unavailability, UpstreamError};
 
 /// How long a client waits for another bypass to end.
 const SLOT_WAIT: Duration = Duration::from_secs(30);
@@ -35,7 +37,7 @@ impl Bypasses {
         Self { slots: Arc::new(Semaphore::new(limits.max_bypasses)), slot_wait, attempts: limits.attempts }
     }
 
-    /// Asks upstream for `demand` of a blob. With `hasher`, the state of the hash of everything
+    /// Asks the bucket, if it is one, or else upstream, for `demand` of a blob. With `hasher`, the state of the hash of everything
     /// before it, the bytes are verified, if all that is left of the blob is wanted.
     pub(super) async fn open(
         &self,
@@ -44,6 +46,7 @@ impl Bypasses {
         demand: Range<u64>,
         hasher: Option<DigestHasher>,
         total_bytes: Option<u64>,
+        bucket: Option<Bucket>,
     ) -> Result<Bypass, FillError> {
         let slot = tokio::time::timeout(self.slot_wait, Arc::clone(&self.slots).acquire_owned()).await;
         let Ok(Ok(slot)) = slot else { return Err(FillError::TooManyBypasses) };
@@ -55,6 +58,9 @@ impl Bypasses {
             end: demand.end,
             total_bytes,
             stream: None,
+            stream_at: 0,
+            bucket,
+            kind: FillSource::Upstream,
             check: hasher.map(|hasher| Check { hasher, held: VecDeque::new(), held_bytes: 0, holds: false }),
             backoff: Backoff::new(self.attempts),
             _slot: slot,
@@ -75,7 +81,12 @@ pub struct Bypass {
     position: u64,
     end: u64,
     total_bytes: Option<u64>,
-    stream: Option<BlobStream>,
+    stream: Option<SourceStream>,
+    /// Where in the blob the stream is.
+    stream_at: u64,
+    /// Asked first, once.
+    bucket: Option<Bucket>,
+    kind: FillSource,
     /// `None` for an interval, which cannot be verified.
     check: Option<Check>,
     backoff: Backoff,
@@ -167,7 +178,10 @@ impl Bypass {
             };
             match stream.next().await {
                 Some(Ok(bytes)) => {
-                    self.origin.metrics.received(CacheKind::Blob, bytes.len() as u64);
+                    self.origin.metrics.all().filled(self.kind, bytes.len() as u64);
+                    if self.kind == FillSource::Upstream {
+                        self.origin.metrics.received(CacheKind::Blob, bytes.len() as u64);
+                    }
                     if let Some(bytes) = self.take(&bytes) {
                         self.backoff.progressed();
                         return Ok(Some(bytes));
@@ -189,9 +203,8 @@ impl Bypass {
 
     /// The part of `bytes` that is wanted: an upstream without ranges starts at 0 again.
     fn take(&mut self, bytes: &Bytes) -> Option<Bytes> {
-        let stream = self.stream.as_mut()?;
-        let start = stream.start;
-        stream.start += bytes.len() as u64;
+        let start = self.stream_at;
+        self.stream_at += bytes.len() as u64;
         let skip = usize::try_from(self.position.saturating_sub(start)).unwrap_or(usize::MAX).min(bytes.len());
         let room = usize::try_from(self.end - self.position).unwrap_or(usize::MAX);
         let wanted = bytes.slice(skip..);
@@ -202,19 +215,22 @@ impl Bypass {
 
     async fn connect(&mut self) -> Result<(), FillError> {
         let range = (self.position > 0 || self.end < u64::MAX).then_some(self.position..self.end);
-        let upstream = self.origin.reach()?;
         loop {
-            match upstream.get_blob(&self.origin.remote, &self.digest, range.clone()).await {
+            let source = self.bucket.take().map_or(Source::Upstream, Source::Bucket);
+            self.kind = source.kind();
+            match source.open(&self.origin, &self.digest, range.clone()).await {
                 Ok(stream) => {
-                    let (known, told) = (self.total_bytes, stream.total_bytes);
+                    let (known, told) = (self.total_bytes, stream.total_bytes());
                     if known.is_some() && told.is_some() && known != told {
                         let detail = format!("upstream's {} has another length than was said before", self.digest);
                         return Err(UpstreamError::Lied { detail }.into());
                     }
                     self.total_bytes = told.or(known);
+                    self.stream_at = stream.start();
                     self.stream = Some(stream);
                     return Ok(());
                 }
+                Err(_) if self.kind == FillSource::Bucket => {}
                 Err(error) => self.backoff.wait(error).await?,
             }
         }

@@ -9,12 +9,14 @@ use futures::future::BoxFuture;
 use moka::sync::Cache as Moka;
 
 use super::bypass::Bypasses;
+use super::source::Sources;
 use super::transfer::Transfer;
+use super::upload::Uploads;
 use super::{Fill, Follower};
 use crate::cache::Origin;
 use crate::cache::vouch::Standing;
 use crate::oci::Digest;
-use crate::storage::{BlobFiles, OpenBlob};
+use crate::storage::{BlobFiles, Bucket, OpenBlob};
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::FillResult;
 
@@ -66,6 +68,10 @@ pub struct Fills {
     blobs: BlobFiles,
     /// Blobs that could not be kept a moment ago: the store is not tried again for each client.
     not_kept: Moka<Digest, ()>,
+    /// The bucket, where there is one, and the way into it.
+    bucket: Option<(Bucket, Uploads)>,
+    /// Blobs of which the bucket, or a replica, sent other bytes: they are taken from upstream alone.
+    rotten: Moka<Digest, ()>,
     bypasses: Bypasses,
     limits: FillLimits,
     tasks: Tasks,
@@ -75,6 +81,8 @@ pub struct Fills {
 const NOT_KEPT_FOR: Duration = Duration::from_secs(10);
 /// So many such blobs are remembered.
 const MAX_NOT_KEPT: u64 = 1_000;
+/// How long a blob that is rotten elsewhere is fetched from upstream alone.
+const ROTTEN_FOR: Duration = Duration::from_secs(600);
 
 impl Running {
     /// Whether `origin` may read what comes: its right is proven, or the answer of the very same
@@ -92,10 +100,11 @@ impl Running {
 impl Fills {
     /// No fills.
     #[must_use]
-    pub fn new(blobs: BlobFiles, limits: FillLimits, tasks: Tasks) -> Self {
+    pub fn new(blobs: BlobFiles, bucket: Option<(Bucket, Uploads)>, limits: FillLimits, tasks: Tasks) -> Self {
         let bypasses = Bypasses::new(&limits);
         let not_kept = Moka::builder().max_capacity(MAX_NOT_KEPT).time_to_live(NOT_KEPT_FOR).build();
-        Self { running: Arc::default(), blobs, not_kept, bypasses, limits, tasks }
+        let rotten = Moka::builder().max_capacity(MAX_NOT_KEPT).time_to_live(ROTTEN_FOR).build();
+        Self { running: Arc::default(), blobs, not_kept, bucket, rotten, bypasses, limits, tasks }
     }
 
     /// Follows the fill of `digest`, beginning it unless it is under way. `verified` runs once the
@@ -126,7 +135,10 @@ impl Fills {
         if let Ok(Some(blob)) = self.blobs.open(&digest) {
             return if standing == Standing::Vouched { Start::Here(blob) } else { Start::NotYours };
         }
-        let fill = Arc::new(Fill::new(digest, origin.key(), expected_bytes));
+        // The bucket holds blobs of every source: what it has is taken only for those who may have it.
+        let upstream_only = self.rotten.contains_key(&digest);
+        let bucket = self.bucket.as_ref().filter(|_| standing == Standing::Vouched && !upstream_only).map(|(bucket, _)| bucket.clone());
+        let fill = Arc::new(Fill::new(digest, origin.key(), expected_bytes, bucket.clone()));
         let follower = self.follow(Arc::clone(&fill), origin, demand);
         if self.not_kept.contains_key(&digest) {
             fill.stream_past_the_store();
@@ -142,15 +154,25 @@ impl Fills {
         running.insert(digest, Running { fill: Arc::clone(&fill), origin: Arc::clone(origin), number });
         drop(running);
         let arrival = Arrival { fills: self.clone(), fill: Arc::clone(&fill) };
-        self.spawn(Transfer::new(fill, Arc::clone(origin), self.limits.clone(), verified), arrival);
+        let sources = Sources::new(Arc::clone(origin), digest, bucket, upstream_only);
+        let uploads = self.bucket.as_ref().map(|(_, uploads)| uploads.clone());
+        self.spawn(Transfer::new(fill, Arc::clone(origin), self.limits.clone(), sources, uploads, verified), arrival);
         Start::Began(follower)
     }
 
+    /// Whether a fill of `digest` brings it, or has just brought it.
+    pub(in crate::cache) fn is_under_way(&self, digest: &Digest) -> bool {
+        self.lock().get(digest).is_some_and(|found| !found.fill.is_given_up())
+    }
+
     fn spawn(&self, transfer: Transfer, arrival: Arrival) {
-        let (blobs, not_kept) = (self.blobs.clone(), self.not_kept.clone());
+        let (blobs, not_kept, rotten) = (self.blobs.clone(), self.not_kept.clone(), self.rotten.clone());
         self.tasks.spawn("fill", async move {
-            if transfer.run(blobs).await == FillResult::NotKept {
-                not_kept.insert(*arrival.fill.digest(), ());
+            let digest = *arrival.fill.digest();
+            match transfer.run(blobs).await {
+                FillResult::NotKept => not_kept.insert(digest, ()),
+                FillResult::Rotten => rotten.insert(digest, ()),
+                FillResult::Committed | FillResult::Failed | FillResult::DigestMismatch | FillResult::Dropped => {}
             }
             drop(arrival);
         });

@@ -13,6 +13,7 @@ use super::{Fill, FillError, Fills, Phase, Progress};
 use crate::cache::Origin;
 use crate::oci::DigestHasher;
 use crate::storage::PieceReader;
+use crate::telemetry::metrics::FillSource;
 
 /// Reads an interval of a blob on its way in, at its own pace.
 ///
@@ -45,6 +46,9 @@ impl Follower {
     /// Follows `fill` for `demand`, half open; an end of `u64::MAX` is the blob's end.
     pub(super) fn new(fill: Arc<Fill>, fills: Fills, origin: Arc<Origin>, bypasses: Bypasses, demand: Range<u64>) -> Self {
         fill.followers.fetch_add(1, Ordering::AcqRel);
+        if origin.forwarded {
+            fill.feed_replica();
+        }
         fill.add_demand(&demand);
         origin.metrics.all().followers_inflight.inc();
         let progress = fill.progress.subscribe();
@@ -60,6 +64,11 @@ impl Follower {
             bypass: None,
             bypassing: Arc::default(),
         }
+    }
+
+    /// What the first byte came from, once it is there.
+    pub(in crate::cache) fn source(&self) -> Option<FillSource> {
+        self.progress.borrow().source
     }
 
     /// Waits until the first byte can be sent, or it is clear that none will be. Returns the length
@@ -157,7 +166,8 @@ impl Follower {
         let hasher = (self.position == from).then_some(hasher);
         let demand = self.position..self.demand.end;
         let total_bytes = total_bytes.or(self.fill.expected_bytes);
-        let bypass = self.bypasses.open(&self.origin, self.fill.digest, demand, hasher, total_bytes).await?;
+        let bucket = self.fill.bucket.clone();
+        let bypass = self.bypasses.open(&self.origin, self.fill.digest, demand, hasher, total_bytes, bucket).await?;
         let total_bytes = bypass.total_bytes();
         self.bypass = Some(Box::new(bypass));
         self.bypassing.store(true, Ordering::Release);

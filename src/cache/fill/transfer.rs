@@ -2,44 +2,30 @@
 //! up what broke, and commits.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
-use super::plan::{Assignment, ConnectionId, Plan};
+use super::connection::{Event, fetch};
+use super::lend::{blocking, with_writer};
+use super::plan::{ConnectionId, Plan};
+use super::source::{Next, Sources};
+use super::upload::Uploads;
 use super::writer::{Piece, Writer};
 use super::{Fill, FillError, FillLimits, Phase, Verified, not_kept_reason};
 use crate::cache::{Backoff, Origin};
 use crate::storage::{BlobFiles, StorageError};
-use crate::telemetry::metrics::{CacheKind, FillResult};
-use crate::upstream::{BlobStream, Unavailability, Upstream, UpstreamError};
+use crate::telemetry::metrics::{CacheKind, FillResult, FillSource};
+use crate::upstream::{Unavailability, UpstreamError};
 
 /// Pieces that may wait between the connections and the writer.
 const QUEUED_PIECES: usize = 8;
 /// Pieces that are written in one go.
 const BATCH_PIECES: usize = 8;
-
-/// What a connection tells.
-enum Event {
-    /// The head came. `ignored_range`: the whole blob comes although a part was asked for.
-    Opened {
-        id: ConnectionId,
-        ignored_range: bool,
-        total_bytes: Option<u64>,
-    },
-    Piece {
-        id: ConnectionId,
-        bytes: Bytes,
-    },
-    Ended {
-        id: ConnectionId,
-        result: Result<(), UpstreamError>,
-    },
-}
 
 /// Why a transfer ended early.
 enum Stop {
@@ -55,6 +41,14 @@ impl From<FillError> for Stop {
     }
 }
 
+/// A connection that is under way.
+struct Open {
+    handle: AbortHandle,
+    /// Number and kind of its source.
+    source: usize,
+    kind: FillSource,
+}
+
 /// One transfer.
 pub(super) struct Transfer {
     fill: Arc<Fill>,
@@ -67,7 +61,14 @@ pub(super) struct Transfer {
     /// No new connection before this.
     paused_until: Option<Instant>,
     connections: JoinSet<()>,
-    handles: HashMap<ConnectionId, AbortHandle>,
+    open: HashMap<ConnectionId, Open>,
+    sources: Sources,
+    /// Into the bucket, if there is one, for what upstream sends.
+    uploads: Option<Uploads>,
+    /// Tells whether the bucket has taken it.
+    upload: Option<oneshot::Receiver<bool>>,
+    /// Another one than upstream sent some of it.
+    used_others: bool,
     /// Upstream has answered once.
     is_answered: bool,
     sender: mpsc::Sender<Event>,
@@ -78,7 +79,14 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
-    pub(super) fn new(fill: Arc<Fill>, origin: Arc<Origin>, limits: FillLimits, verified: Verified) -> Self {
+    pub(super) fn new(
+        fill: Arc<Fill>,
+        origin: Arc<Origin>,
+        limits: FillLimits,
+        sources: Sources,
+        uploads: Option<Uploads>,
+        verified: Verified,
+    ) -> Self {
         let expected_bytes = fill.expected_bytes;
         let (sender, events) = mpsc::channel(QUEUED_PIECES);
         Self {
@@ -87,7 +95,11 @@ impl Transfer {
             backoff: Backoff::opening(),
             paused_until: None,
             connections: JoinSet::new(),
-            handles: HashMap::new(),
+            open: HashMap::new(),
+            sources,
+            uploads,
+            upload: None,
+            used_others: false,
             is_answered: false,
             sender,
             events,
@@ -111,6 +123,10 @@ impl Transfer {
     }
 
     async fn fill_and_commit(&mut self, blobs: BlobFiles) -> FillResult {
+        // Asked at once: the answer comes while the file is made.
+        if let Err(Stop::Failed(error)) = self.open_connections() {
+            return self.failed(error);
+        }
         // Room is reserved when upstream tells the length: a manifest may say anything.
         let staged = blocking(move || blobs.stage(None)).await;
         let mut writer = match staged {
@@ -168,15 +184,32 @@ impl Transfer {
         if self.paused_until.is_some() {
             return Ok(());
         }
+        self.leave_replicas();
         let demands = self.fill.demands();
         loop {
             let assignment = self.plan.next(&self.fill.progress.borrow().coverage, &demands);
             let Some(assignment) = assignment else { return Ok(()) };
-            let upstream = self.origin.reach().map_err(FillError::from)?.clone();
-            let id = assignment.id;
-            let fetch = fetch(upstream, Arc::clone(&self.origin), *self.fill.digest(), assignment, self.sender.clone());
+            let (number, source) = self.sources.current();
+            let (id, kind) = (assignment.id, source.kind());
+            if kind == FillSource::Upstream {
+                self.origin.reach().map_err(FillError::from)?;
+            }
+            let fetch = fetch(source, Arc::clone(&self.origin), *self.fill.digest(), assignment, self.sender.clone());
             let handle = self.connections.spawn(fetch);
-            self.handles.insert(id, handle);
+            self.open.insert(id, Open { handle, source: number, kind });
+        }
+    }
+
+    /// Lets go of other replicas, once one of them waits for this fill.
+    fn leave_replicas(&mut self) {
+        if !self.fill.feeds_replica.load(Ordering::Acquire) || !self.sources.ask_no_replica() {
+            return;
+        }
+        let theirs = self.open.iter().filter(|(_, open)| open.kind == FillSource::Replica);
+        let ids: Vec<_> = theirs.map(|(id, _)| *id).collect();
+        for id in ids {
+            self.abort(id);
+            self.plan.finish(id);
         }
     }
 
@@ -206,7 +239,13 @@ impl Transfer {
 
     /// A piece came: the writer keeps what is not there yet. Ends a connection that has reached its end.
     fn accept(&mut self, id: ConnectionId, bytes: &Bytes, batch: &mut Vec<Piece>) -> Result<(), Stop> {
-        self.origin.metrics.received(CacheKind::Blob, bytes.len() as u64);
+        if let Some(open) = self.open.get(&id) {
+            self.origin.metrics.all().filled(open.kind, bytes.len() as u64);
+            match open.kind {
+                FillSource::Upstream => self.origin.metrics.received(CacheKind::Blob, bytes.len() as u64),
+                FillSource::Bucket | FillSource::Replica => self.used_others = true,
+            }
+        }
         let (interval, done) = self.plan.advance(id, bytes.len() as u64);
         self.check_length(interval.end)?;
         let length = usize::try_from(interval.end - interval.start).unwrap_or(usize::MAX).min(bytes.len());
@@ -222,8 +261,8 @@ impl Transfer {
     }
 
     fn abort(&mut self, id: ConnectionId) {
-        if let Some(handle) = self.handles.remove(&id) {
-            handle.abort();
+        if let Some(open) = self.open.remove(&id) {
+            open.handle.abort();
         }
     }
 
@@ -248,9 +287,14 @@ impl Transfer {
                 self.abort(other);
             }
         }
+        let kind = self.open.get(&id).map_or(FillSource::Upstream, |open| open.kind);
         if !self.is_answered {
             self.is_answered = true;
             self.backoff = Backoff::new(self.limits.attempts);
+            self.fill.answered_by(kind);
+        }
+        if let (FillSource::Upstream, None, Some(uploads)) = (kind, &self.upload, &self.uploads) {
+            self.upload = Some(uploads.begin(&self.fill));
         }
         if let Some(total_bytes) = total_bytes {
             self.told_length(total_bytes, writer).await?;
@@ -283,7 +327,7 @@ impl Transfer {
 
     /// A connection is over, well or not.
     fn ended(&mut self, id: ConnectionId, result: Result<(), UpstreamError>) -> Result<(), Stop> {
-        self.handles.remove(&id);
+        let open = self.open.remove(&id);
         let Some(finished) = self.plan.finish(id) else { return Ok(()) };
         let error = match result {
             Ok(()) if finished.brought_all => return Ok(()),
@@ -296,6 +340,11 @@ impl Transfer {
             Err(error) => error,
         };
         tracing::debug!(digest = %self.fill.digest, at_bytes = finished.stood_at, %error, "a connection of a fill broke off");
+        match open.map(|open| self.sources.leave(open.source, &error)) {
+            Some(Next::Other) => return Ok(()),
+            Some(Next::Final) => return Err(Stop::Failed(error.into())),
+            Some(Next::Same) | None => {}
+        }
         let pause = self.backoff.pause(error).map_err(|error| Stop::Failed(error.into()))?;
         self.origin.metrics.all().fill_resumes.inc();
         self.paused_until = Some(Instant::now() + pause);
@@ -305,7 +354,7 @@ impl Transfer {
     /// A connection's task is over. It has said so itself, unless it panicked.
     fn joined(&mut self, joined: Result<(tokio::task::Id, ()), JoinError>) -> Result<(), Stop> {
         let Err(error) = joined else { return Ok(()) };
-        let lost = self.handles.iter().find_map(|(id, handle)| (handle.id() == error.id()).then_some(*id));
+        let lost = self.open.iter().find_map(|(id, open)| (open.handle.id() == error.id()).then_some(*id));
         let Some(id) = lost else { return Ok(()) };
         let detail = format!("the connection's task is gone: {error}");
         self.ended(id, Err(UpstreamError::Unavailable { kind: Unavailability::Broken, retry_after: None, detail }))
@@ -323,6 +372,9 @@ impl Transfer {
             verified(total_bytes).await;
         }
         let Some(writer) = writer else { return FillResult::NotKept };
+        if self.uploads.as_ref().is_some_and(|uploads| !uploads.keeps_on_disk()) {
+            return self.handed_over(writer).await;
+        }
         match blocking(move || writer.commit()).await {
             Ok(()) => FillResult::Committed,
             Err(error) => {
@@ -330,6 +382,20 @@ impl Transfer {
                 FillResult::NotKept
             }
         }
+    }
+
+    /// Nothing is kept on disk: the blob is here until the bucket has it.
+    async fn handed_over(&mut self, writer: Writer) -> FillResult {
+        let taken = match self.upload.take() {
+            Some(upload) => upload.await.unwrap_or(false),
+            None => true,
+        };
+        let _ = blocking(move || {
+            drop(writer); // and the staged file with it
+            Ok(())
+        })
+        .await;
+        if taken { FillResult::Committed } else { FillResult::NotKept }
     }
 
     async fn unkept(&mut self, mut writer: Option<Writer>, error: &StorageError) -> FillResult {
@@ -363,7 +429,12 @@ impl Transfer {
         let result = match &error {
             FillError::DigestMismatch { .. } => {
                 self.origin.metrics.all().digest_mismatch.inc();
-                FillResult::DigestMismatch
+                if self.used_others {
+                    tracing::error!(%digest, rule, "the bucket, or another replica, has other bytes under this digest; it is fetched from upstream again");
+                    FillResult::Rotten
+                } else {
+                    FillResult::DigestMismatch
+                }
             }
             FillError::Dropped => FillResult::Dropped,
             FillError::Upstream(_) | FillError::TooLong { .. } | FillError::Read(_) | FillError::TooManyBypasses => FillResult::Failed,
@@ -383,32 +454,6 @@ impl Transfer {
     }
 }
 
-/// One connection: asks, and hands on what comes.
-async fn fetch(upstream: Upstream, origin: Arc<Origin>, digest: crate::oci::Digest, assignment: Assignment, events: mpsc::Sender<Event>) {
-    let id = assignment.id;
-    let result = async {
-        let mut stream = upstream.get_blob(&origin.remote, &digest, assignment.range.clone()).await?;
-        let ignored_range = assignment.range.is_some_and(|range| is_more_than(&stream, &range));
-        let opened = Event::Opened { id, ignored_range, total_bytes: stream.total_bytes };
-        if events.send(opened).await.is_err() {
-            return Ok(());
-        }
-        while let Some(bytes) = stream.next().await {
-            if events.send(Event::Piece { id, bytes: bytes? }).await.is_err() {
-                break;
-            }
-        }
-        Ok(())
-    };
-    let result = result.await;
-    let _ = events.send(Event::Ended { id, result }).await;
-}
-
-/// Whether more comes than was asked for, from the blob's first byte on.
-fn is_more_than(stream: &BlobStream, asked: &Range<u64>) -> bool {
-    stream.start != asked.start || stream.end.is_none_or(|end| end > asked.end)
-}
-
 async fn pause(until: Option<Instant>) {
     match until {
         Some(until) => sleep_until(until).await,
@@ -423,30 +468,4 @@ async fn write(writer: &mut Option<Writer>, batch: Vec<Piece>) -> Result<u64, St
 
 async fn reserve(writer: &mut Option<Writer>, total_bytes: u64) -> Result<(), Stop> {
     with_writer(writer, move |writer| writer.reserve(total_bytes)).await.map_err(Stop::Unkept)
-}
-
-/// Lends the writer to a blocking thread.
-async fn with_writer<T: Send + 'static>(
-    slot: &mut Option<Writer>,
-    work: impl FnOnce(&mut Writer) -> Result<T, StorageError> + Send + 'static,
-) -> Result<T, StorageError> {
-    let Some(mut writer) = slot.take() else { return Err(lost_thread()) };
-    let (writer, result) = tokio::task::spawn_blocking(move || {
-        let result = work(&mut writer);
-        (writer, result)
-    })
-    .await
-    .map_err(|_| lost_thread())?;
-    *slot = Some(writer);
-    result
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, StorageError> + Send + 'static) -> Result<T, StorageError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(lost_thread()))
-}
-
-/// A blocking thread panicked or the runtime is going down.
-fn lost_thread() -> StorageError {
-    let source = Arc::new(std::io::Error::other("the thread that wrote it is gone"));
-    StorageError::File { operation: "write", path: std::path::PathBuf::new(), source }
 }

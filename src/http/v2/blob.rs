@@ -1,7 +1,7 @@
 //! `GET` and `HEAD /v2/<name>/blobs/<digest>`.
 
 use axum::body::Body;
-use axum::http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG};
+use axum::http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LOCATION};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::{DOCKER_CONTENT_DIGEST, IMMUTABLE, text};
@@ -11,7 +11,7 @@ use crate::http::delivery::Deliveries;
 use crate::http::error::HttpError;
 use crate::http::request_record::RequestRecord;
 use crate::http::selection::{entity_tag, is_known, range};
-use crate::oci::Digest;
+use crate::oci::{ByteRange, Digest};
 use crate::registry::Registry;
 use crate::rules::Target;
 
@@ -30,6 +30,10 @@ pub(in crate::http) async fn get(
     }
     let BlobAnswer { delivery, total_bytes, range, .. } = record.outcome(registry.pull_blob(target, digest, range(headers, digest)).await?);
     let body = match delivery {
+        BlobDelivery::Redirect(url) => {
+            record.redirected(range.map_or(total_bytes.unwrap_or_default(), ByteRange::length));
+            return Ok(redirect(&url, digest));
+        }
         BlobDelivery::File(blob) => {
             let interval = range.map_or(0..blob.length_bytes, |range| range.half_open());
             deliveries.file(blob, interval.start, interval.end)
@@ -56,6 +60,17 @@ pub(in crate::http) async fn head(
     let blob = record.outcome(registry.head_blob(target, digest).await?);
     let status = if is_known(headers, digest) { StatusCode::NOT_MODIFIED } else { StatusCode::OK };
     Ok(answer(status, digest, blob.total_bytes, Body::empty()))
+}
+
+/// Sends a client to the bucket. The URL may not be kept: it is signed for a while.
+fn redirect(url: &str, digest: &Digest) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+    let headers = response.headers_mut();
+    headers.insert(LOCATION, text(url));
+    headers.insert(DOCKER_CONTENT_DIGEST, text(&digest.to_string()));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 fn answer(status: StatusCode, digest: &Digest, length_bytes: Option<u64>, body: Body) -> Response<Body> {

@@ -49,10 +49,12 @@ pub enum CacheKind {
     Blob,
     /// A list of tags.
     TagsList,
+    /// A list of what refers to a manifest.
+    Referrers,
 }
 
 impl CacheKind {
-    pub(super) const ALL: [Self; 4] = [Self::Tag, Self::Manifest, Self::Blob, Self::TagsList];
+    pub(super) const ALL: [Self; 5] = [Self::Tag, Self::Manifest, Self::Blob, Self::TagsList, Self::Referrers];
 
     /// The label's value.
     #[must_use]
@@ -62,6 +64,7 @@ impl CacheKind {
             Self::Manifest => "manifest",
             Self::Blob => "blob",
             Self::TagsList => "tags_list",
+            Self::Referrers => "referrers",
         }
     }
 }
@@ -77,12 +80,14 @@ pub enum FillResult {
     Failed,
     /// The bytes did not match their digest.
     DigestMismatch,
+    /// The bytes of the bucket, or of another replica, did not match their digest.
+    Rotten,
     /// Dropped because nobody followed it and room was needed, or by shutdown.
     Dropped,
 }
 
 impl FillResult {
-    pub(super) const ALL: [Self; 5] = [Self::Committed, Self::NotKept, Self::Failed, Self::DigestMismatch, Self::Dropped];
+    pub(super) const ALL: [Self; 6] = [Self::Committed, Self::NotKept, Self::Failed, Self::DigestMismatch, Self::Rotten, Self::Dropped];
 
     /// The label's value.
     #[must_use]
@@ -92,7 +97,33 @@ impl FillResult {
             Self::NotKept => "not_kept",
             Self::Failed => "failed",
             Self::DigestMismatch => "digest_mismatch",
+            Self::Rotten => "rotten",
             Self::Dropped => "dropped",
+        }
+    }
+}
+
+/// Where a fill's bytes come from, the label `source` of `headpond_fill_bytes_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FillSource {
+    /// The bucket.
+    Bucket,
+    /// Another replica.
+    Replica,
+    /// The upstream.
+    Upstream,
+}
+
+impl FillSource {
+    pub(super) const ALL: [Self; 3] = [Self::Bucket, Self::Replica, Self::Upstream];
+
+    /// The label's value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bucket => "bucket",
+            Self::Replica => "replica",
+            Self::Upstream => "upstream",
         }
     }
 }

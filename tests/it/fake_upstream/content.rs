@@ -30,11 +30,13 @@ pub(super) struct Content {
     manifests: HashMap<(String, Digest), Manifest>,
     tags: HashMap<String, BTreeMap<String, Digest>>,
     pub(super) tags_per_page: usize,
+    /// None: it does not have the API.
+    pub(super) referrers_per_page: Option<usize>,
 }
 
 impl Default for Content {
     fn default() -> Self {
-        Self { blobs: HashMap::new(), manifests: HashMap::new(), tags: HashMap::new(), tags_per_page: 1000 }
+        Self { blobs: HashMap::new(), manifests: HashMap::new(), tags: HashMap::new(), tags_per_page: 1000, referrers_per_page: Some(1000) }
     }
 }
 
@@ -69,6 +71,40 @@ impl Content {
         let manifest = Bytes::from(manifest.to_string());
         let digest = self.put_manifest(repository, tag, manifest.clone(), MediaType::OCI_MANIFEST);
         Image { digest, manifest, config, layers: layer_digests }
+    }
+
+    /// An artifact about `subject`, without a tag.
+    pub(super) fn put_referrer(&mut self, repository: &str, subject: &Digest, artifact_type: &str, note: &str) -> Digest {
+        let empty = self.put_blob(Bytes::from_static(b"{}"));
+        let manifest = serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": MediaType::OCI_MANIFEST,
+            "artifactType": artifact_type,
+            "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": empty, "size": 2},
+            "layers": [],
+            "subject": {"mediaType": MediaType::OCI_MANIFEST, "digest": subject, "size": 1},
+            "annotations": {"note": note},
+        });
+        let bytes = Bytes::from(manifest.to_string());
+        let digest = Digest::of(&bytes);
+        self.manifests.insert((repository.to_owned(), digest), Manifest { bytes, media_type: MediaType::OCI_MANIFEST.to_owned() });
+        digest
+    }
+
+    /// The descriptors of what is about `subject`, sorted.
+    pub(super) fn referrers(&self, repository: &str, subject: &Digest) -> Vec<serde_json::Value> {
+        let mut found: Vec<_> = self.manifests.iter().filter(|((name, _), _)| name == repository).collect();
+        found.sort_by_key(|((_, digest), _)| *digest);
+        let descriptor = |((_, digest), manifest): (&(String, Digest), &Manifest)| {
+            let document: serde_json::Value = serde_json::from_slice(&manifest.bytes).ok()?;
+            (document["subject"]["digest"] == serde_json::json!(subject)).then(|| {
+                serde_json::json!({
+                    "mediaType": manifest.media_type, "digest": digest, "size": manifest.bytes.len(),
+                    "artifactType": document["artifactType"], "annotations": document["annotations"],
+                })
+            })
+        };
+        found.into_iter().filter_map(descriptor).collect()
     }
 
     pub(super) fn move_tag(&mut self, repository: &str, tag: &str, digest: Digest) {

@@ -24,6 +24,8 @@ pub(crate) enum On {
     Blobs,
     /// `tags/list`.
     Tags,
+    /// `referrers/…`.
+    Referrers,
 }
 
 /// What a request is, as far as faults go.
@@ -33,6 +35,7 @@ pub(super) enum Kind {
     Manifest,
     Blob,
     Tags,
+    Referrers,
     /// Anything else: `/v2/`, and the first half of a redirected blob.
     Other,
 }
@@ -49,6 +52,7 @@ impl On {
             Self::BlobGet => kind == Kind::Blob && !is_head,
             Self::Blobs => kind == Kind::Blob,
             Self::Tags => kind == Kind::Tags,
+            Self::Referrers => kind == Kind::Referrers,
         }
     }
 }

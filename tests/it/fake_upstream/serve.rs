@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use headpond::oci::{ByteRange, Digest, RangeRequest};
+use headpond::oci::{ByteRange, Digest, MediaType, RangeRequest};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::response::Builder;
@@ -28,6 +28,7 @@ enum Wanted {
     Manifest { repository: String, reference: String },
     Blob { repository: String, digest: Digest },
     Tags { repository: String },
+    Referrers { repository: String, subject: Digest },
     Nothing,
 }
 
@@ -52,13 +53,19 @@ impl Wanted {
         if let Some((repository, reference)) = rest.rsplit_once("/manifests/") {
             return Some(Self::Manifest { repository: repository.to_owned(), reference: reference.to_owned() });
         }
+        if let Some((repository, subject)) = rest.rsplit_once("/referrers/") {
+            return Some(Self::Referrers { repository: repository.to_owned(), subject: Digest::parse(subject).ok()? });
+        }
         let (repository, digest) = rest.rsplit_once("/blobs/")?;
         Some(Self::Blob { repository: repository.to_owned(), digest: Digest::parse(digest).ok()? })
     }
 
     fn repository(&self) -> &str {
         match self {
-            Self::Manifest { repository, .. } | Self::Blob { repository, .. } | Self::Tags { repository } => repository,
+            Self::Manifest { repository, .. }
+            | Self::Blob { repository, .. }
+            | Self::Tags { repository }
+            | Self::Referrers { repository, .. } => repository,
             Self::Version | Self::Token | Self::Nothing => "",
         }
     }
@@ -69,6 +76,7 @@ impl Wanted {
             Self::Manifest { .. } => Kind::Manifest,
             Self::Blob { .. } if !is_redirect => Kind::Blob,
             Self::Tags { .. } => Kind::Tags,
+            Self::Referrers { .. } => Kind::Referrers,
             Self::Blob { .. } | Self::Version | Self::Nothing => Kind::Other,
         }
     }
@@ -166,6 +174,7 @@ fn answer_well(
             None => error(404, "BLOB_UNKNOWN", "blob unknown to registry"),
         },
         Wanted::Tags { repository } => tags(state, request, repository),
+        Wanted::Referrers { repository, subject } => referrers(state, request, repository, subject),
         Wanted::Nothing => error(404, "UNSUPPORTED", "no such route"),
     }
 }
@@ -233,6 +242,21 @@ fn tags(state: &State, request: &Request<Incoming>, repository: &str) -> Respons
     let mut response = json(200, &serde_json::json!({"name": repository, "tags": tags}));
     if let (true, Some(last)) = (more, tags.last()) {
         let link = format!("</v2/{repository}/tags/list?last={last}&n={count}>; rel=\"next\"");
+        response.headers_mut().insert(header::LINK, link.parse().unwrap());
+    }
+    response
+}
+
+fn referrers(state: &State, request: &Request<Incoming>, repository: &str, subject: &Digest) -> Response<Body> {
+    let content = state.content.lock().unwrap();
+    let Some(count) = content.referrers_per_page else { return error(404, "NOT_FOUND", "404 page not found") };
+    let first: usize = query(request, "first").map_or(0, |first| first.parse().unwrap());
+    let all = content.referrers(repository, subject);
+    let page: Vec<_> = all.iter().skip(first).take(count).collect();
+    let mut response = json(200, &serde_json::json!({"schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": page}));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(MediaType::OCI_INDEX));
+    if first + count < all.len() {
+        let link = format!("</v2/{repository}/referrers/{subject}?first={}>; rel=\"next\"", first + count);
         response.headers_mut().insert(header::LINK, link.parse().unwrap());
     }
     response

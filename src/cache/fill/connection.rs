@@ -1,0 +1,51 @@
+//! One connection of a fill: it asks a source, and hands on what comes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::plan::{Assignment, ConnectionId};
+use super::source::Source;
+use crate::cache::Origin;
+use crate::oci::Digest;
+use crate::upstream::UpstreamError;
+
+/// What a connection tells.
+pub(super) enum Event {
+    /// The head came. `ignored_range`: the whole blob comes although a part was asked for.
+    Opened {
+        id: ConnectionId,
+        ignored_range: bool,
+        total_bytes: Option<u64>,
+    },
+    Piece {
+        id: ConnectionId,
+        bytes: Bytes,
+    },
+    Ended {
+        id: ConnectionId,
+        result: Result<(), UpstreamError>,
+    },
+}
+
+/// Asks, and hands on what comes.
+pub(super) async fn fetch(source: Source, origin: Arc<Origin>, digest: Digest, assignment: Assignment, events: mpsc::Sender<Event>) {
+    let id = assignment.id;
+    let result = async {
+        let mut stream = source.open(&origin, &digest, assignment.range.clone()).await?;
+        let ignored_range = assignment.range.is_some_and(|range| stream.is_more_than(&range));
+        let opened = Event::Opened { id, ignored_range, total_bytes: stream.total_bytes() };
+        if events.send(opened).await.is_err() {
+            return Ok(());
+        }
+        while let Some(bytes) = stream.next().await {
+            if events.send(Event::Piece { id, bytes: bytes? }).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    };
+    let result = result.await;
+    let _ = events.send(Event::Ended { id, result }).await;
+}

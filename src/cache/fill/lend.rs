@@ -1,0 +1,35 @@
+//! Lends the writer of a fill to a blocking thread.
+
+use std::sync::Arc;
+
+use super::writer::Writer;
+use crate::storage::StorageError;
+
+/// Runs `work` with the writer on a blocking thread.
+pub(super) async fn with_writer<T: Send + 'static>(
+    slot: &mut Option<Writer>,
+    work: impl FnOnce(&mut Writer) -> Result<T, StorageError> + Send + 'static,
+) -> Result<T, StorageError> {
+    let Some(mut writer) = slot.take() else { return Err(lost_thread()) };
+    let (writer, result) = tokio::task::spawn_blocking(move || {
+        let result = work(&mut writer);
+        (writer, result)
+    })
+    .await
+    .map_err(|_| lost_thread())?;
+    *slot = Some(writer);
+    result
+}
+
+/// Runs `work` on a blocking thread.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
+) -> Result<T, StorageError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(lost_thread()))
+}
+
+/// A blocking thread panicked or the runtime is going down.
+fn lost_thread() -> StorageError {
+    let source = Arc::new(std::io::Error::other("the thread that wrote it is gone"));
+    StorageError::File { operation: "write", path: std::path::PathBuf::new(), source }
+}

@@ -1,0 +1,53 @@
+//! Which blobs on disk are still to be sent to the bucket: an empty file each, named by the digest,
+//! written before the blob is committed and removed once the bucket has it. So a crash, or a bucket
+//! that is gone for hours, loses none.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::PathBuf;
+
+use super::{Layout, StorageError};
+use crate::oci::Digest;
+
+/// The notes of one store; cheap to clone. Everything here blocks.
+#[derive(Clone, Debug)]
+pub struct PendingUploads {
+    directory: PathBuf,
+}
+
+impl PendingUploads {
+    pub(super) fn new(layout: &Layout) -> Self {
+        Self { directory: layout.pending() }
+    }
+
+    /// Notes a blob.
+    ///
+    /// # Errors
+    /// Of the system.
+    pub fn add(&self, digest: &Digest) -> Result<(), StorageError> {
+        let path = self.file(digest);
+        File::create(&path).map(|_| ()).map_err(|error| StorageError::file("create", &path, error))
+    }
+
+    /// Forgets a blob. One that was not noted is no error.
+    pub fn remove(&self, digest: &Digest) {
+        let path = self.file(digest);
+        if let Err(error) = fs::remove_file(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %path.display(), %error, "a note of a blob that the bucket has could not be removed");
+        }
+    }
+
+    /// The noted blobs.
+    #[must_use]
+    pub fn list(&self) -> Vec<Digest> {
+        let Ok(entries) = fs::read_dir(&self.directory) else { return Vec::new() };
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter_map(|name| Digest::parse(&name.replacen('-', ":", 1)).ok()).collect()
+    }
+
+    fn file(&self, digest: &Digest) -> PathBuf {
+        self.directory.join(format!("{}-{}", digest.algorithm().as_str(), digest.hex()))
+    }
+}

@@ -1,0 +1,276 @@
+//! S3 over real HTTP in the test process, with faults and a journal.
+//!
+//! ```ignore
+//! let bucket = FakeBucket::start().await;
+//! let server = Headpond::with(&fake, "", &bucket.configuration()).await;
+//! bucket.break_with(Fault::Hang);          // every request from now on
+//! bucket.break_nth(3, Fault::SlowDown);    // the third request from now on, and no other
+//! ```
+
+#![allow(dead_code)] // each test uses some of it
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, BodyStream, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::{Service, service_fn};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use s3s::auth::SimpleAuth;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+
+pub(crate) const BUCKET: &str = "cache";
+pub(crate) const ACCESS_KEY: &str = "AKIAEXAMPLE";
+pub(crate) const SECRET_KEY: &str = "a-secret-key";
+
+/// What a request meets instead of its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// 503 with S3's own words.
+    SlowDown,
+    /// 403.
+    AccessDenied,
+    /// Nothing, for as long as the connection is open.
+    Hang,
+    /// The connection ends before the request is carried out.
+    Reset,
+    /// The request is carried out, and the connection ends in place of the answer's head.
+    LostAnswer,
+    /// The answer breaks off in the middle of its body, if it has one.
+    Truncate,
+}
+
+impl Fault {
+    pub(crate) const ALL: [Self; 6] = [Self::SlowDown, Self::AccessDenied, Self::Hang, Self::Reset, Self::LostAnswer, Self::Truncate];
+}
+
+/// A request as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Call {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) query: String,
+    pub(crate) headers: hyper::HeaderMap,
+}
+
+#[derive(Default)]
+struct Plan {
+    always: Option<Fault>,
+    nth: Option<(usize, Fault)>,
+    /// Since the plan was made.
+    calls: usize,
+    has_broken: bool,
+    journal: Vec<Call>,
+}
+
+/// A running S3 with one bucket.
+pub(crate) struct FakeBucket {
+    address: SocketAddr,
+    root: TempDir,
+    service: Arc<S3Service>,
+    plan: Arc<Mutex<Plan>>,
+    accepting: Mutex<Option<JoinHandle<()>>>,
+}
+
+type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+impl FakeBucket {
+    pub(crate) async fn start() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join(BUCKET)).unwrap();
+        let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root.path()).unwrap());
+        builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let fake = Self {
+            address: listener.local_addr().unwrap(),
+            root,
+            service: Arc::new(builder.build()),
+            plan: Arc::default(),
+            accepting: Mutex::default(),
+        };
+        fake.accept(listener);
+        fake
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The value of `storage.s3` for it.
+    pub(crate) fn s3(&self) -> String {
+        let keys = self.root.path().join("keys");
+        std::fs::create_dir_all(&keys).unwrap();
+        std::fs::write(keys.join("access"), ACCESS_KEY).unwrap();
+        std::fs::write(keys.join("secret"), SECRET_KEY).unwrap();
+        let (url, keys) = (self.url(), keys.display());
+        format!(
+            "{{bucket: {BUCKET}, prefix: prod, endpoint: \"{url}\", access_key: \"file:{keys}/access\", secret_key: \"file:{keys}/secret\"}}"
+        )
+    }
+
+    /// From now on every request meets this.
+    pub(crate) fn break_with(&self, fault: Fault) {
+        self.replan(Some(fault), None);
+    }
+
+    /// The nth request from now on meets this.
+    pub(crate) fn break_nth(&self, nth: usize, fault: Fault) {
+        self.replan(None, Some((nth, fault)));
+    }
+
+    /// All is well again.
+    pub(crate) fn mend(&self) {
+        self.replan(None, None);
+    }
+
+    fn replan(&self, always: Option<Fault>, nth: Option<(usize, Fault)>) {
+        let mut plan = self.plan.lock().unwrap();
+        (plan.always, plan.nth, plan.calls, plan.has_broken) = (always, nth, 0, false);
+    }
+
+    /// Whether a request has met what was planned.
+    pub(crate) fn has_broken(&self) -> bool {
+        self.plan.lock().unwrap().has_broken
+    }
+
+    /// Takes the requests so far.
+    pub(crate) fn take_journal(&self) -> Vec<Call> {
+        std::mem::take(&mut self.plan.lock().unwrap().journal)
+    }
+
+    /// Ends the port and every connection.
+    pub(crate) async fn stop(&self) {
+        let task = self.accepting.lock().unwrap().take();
+        if let Some(task) = task {
+            task.abort();
+            let _ = task.await;
+        }
+    }
+
+    /// Opens the same port again.
+    pub(crate) async fn resume(&self) {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(self.address).unwrap();
+        self.accept(socket.listen(1024).unwrap());
+    }
+
+    /// The keys below the prefix, sorted.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        let root = self.root.path().join(BUCKET).join("prod");
+        let mut keys = Vec::new();
+        walk(&root, &mut keys);
+        let mut keys: Vec<_> = keys.iter().map(|path| path.strip_prefix(&root).unwrap().display().to_string()).collect();
+        keys.sort();
+        keys
+    }
+
+    /// Where an object's bytes are.
+    pub(crate) fn file(&self, key: &str) -> std::path::PathBuf {
+        self.root.path().join(BUCKET).join("prod").join(key)
+    }
+
+    /// Uploads in parts that were begun and neither completed nor aborted.
+    pub(crate) fn unfinished_uploads(&self) -> usize {
+        let entries = std::fs::read_dir(self.root.path()).unwrap().flatten();
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(".upload-")).count()
+    }
+
+    fn accept(&self, listener: TcpListener) {
+        let (service, plan) = (Arc::clone(&self.service), Arc::clone(&self.plan));
+        let task = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                tokio::select! {
+                    accepted = listener.accept() => {
+                        let (stream, _) = accepted.unwrap();
+                        connections.spawn(serve(stream, Arc::clone(&service), Arc::clone(&plan)));
+                    }
+                    Some(_) = connections.join_next() => {}
+                }
+            }
+        });
+        *self.accepting.lock().unwrap() = Some(task);
+    }
+}
+
+impl Drop for FakeBucket {
+    fn drop(&mut self) {
+        if let Some(task) = self.accepting.lock().unwrap().take() {
+            task.abort();
+        }
+    }
+}
+
+fn walk(directory: &std::path::Path, files: &mut Vec<std::path::PathBuf>) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().unwrap().is_dir() {
+            walk(&entry.path(), files);
+        } else {
+            files.push(entry.path());
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, service: Arc<S3Service>, plan: Arc<Mutex<Plan>>) {
+    stream.set_nodelay(true).unwrap();
+    let service = service_fn(move |request| answer(Arc::clone(&service), next_fault(&plan, &request), request));
+    drop(auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await);
+}
+
+fn next_fault(plan: &Mutex<Plan>, request: &Request<Incoming>) -> Option<Fault> {
+    let mut plan = plan.lock().unwrap();
+    let call = Call {
+        method: request.method().to_string(),
+        path: request.uri().path().to_owned(),
+        query: request.uri().query().unwrap_or_default().to_owned(),
+        headers: request.headers().clone(),
+    };
+    plan.journal.push(call);
+    plan.calls += 1;
+    let fault = plan.always.or_else(|| plan.nth.filter(|(nth, _)| *nth == plan.calls).map(|(_, fault)| fault));
+    plan.has_broken |= fault.is_some();
+    fault
+}
+
+/// An `Err` ends the connection.
+async fn answer(service: Arc<S3Service>, fault: Option<Fault>, request: Request<Incoming>) -> Result<Response<Body>, String> {
+    match fault {
+        Some(Fault::SlowDown) => return Ok(error(StatusCode::SERVICE_UNAVAILABLE, "SlowDown")),
+        Some(Fault::AccessDenied) => return Ok(error(StatusCode::FORBIDDEN, "AccessDenied")),
+        Some(Fault::Hang) => std::future::pending().await,
+        Some(Fault::Reset) => return Err("planned by the test".to_owned()),
+        Some(Fault::LostAnswer | Fault::Truncate) | None => {}
+    }
+    let answer = service.call(request).await.map_err(|error| format!("{error:?}"))?;
+    match fault {
+        Some(Fault::LostAnswer) => Err("planned by the test".to_owned()),
+        Some(Fault::Truncate) => Ok(answer.map(|body| truncated(body).boxed_unsync())),
+        _ => Ok(answer.map(|body| body.map_err(|error| error.to_string().into()).boxed_unsync())),
+    }
+}
+
+fn error(status: StatusCode, code: &str) -> Response<Body> {
+    let xml = format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>{code}</Code><Message>Planned.</Message></Error>");
+    let body = Full::new(Bytes::from(xml)).map_err(|never: Infallible| match never {});
+    Response::builder().status(status).header("content-type", "application/xml").body(body.boxed_unsync()).unwrap()
+}
+
+/// The first half of the first piece, and no end.
+fn truncated(body: s3s::Body) -> impl hyper::body::Body<Data = Bytes, Error = Box<dyn std::error::Error + Send + Sync>> + Send {
+    let first = BodyStream::new(body).take(1).filter_map(|frame| async {
+        let bytes = frame.ok()?.into_data().ok()?;
+        Some(Ok(Frame::data(bytes.slice(..bytes.len() / 2))))
+    });
+    let broken = futures::stream::once(async { Err("planned by the test".into()) });
+    StreamBody::new(first.chain(broken))
+}
