@@ -97,6 +97,7 @@ pub async fn start(config: Config, world: World) -> anyhow::Result<Running> {
     let edge = Edge::new(build::gate(&config, Registry::new(cache.clone(), origins, &metrics), replicas.clone())?, metrics.clone());
     clean_up_behind(&store, &tasks);
     upkeep::begin(&config, &store, &cache, &world.clock, &tasks, &metrics);
+    cache.keep_room(&metrics.eviction);
 
     let readiness = Readiness::default();
     let (stop_clients, stop_admin) = (CancellationToken::new(), CancellationToken::new());
@@ -131,7 +132,8 @@ async fn open_store(config: &Config, world: &World) -> anyhow::Result<Arc<Store>
     let bucket = config.storage.s3.as_ref().map(bucket::client).transpose().context("cannot use the bucket of storage.s3")?;
     let (path, disk, around) = (config.storage.path.clone(), Arc::clone(&world.disk), world.around_records);
     let keeps_on_disk = config.storage.max_size != Some(0);
-    let parts = StoreParts { path, disk, bucket, keeps_on_disk, around };
+    let room = build::room_limits(&config.storage);
+    let parts = StoreParts { path, disk, bucket, keeps_on_disk, around, room, clock: world.clock.clone() };
     let store = tokio::task::spawn_blocking(move || Store::open(parts)).await?;
     store.map(Arc::new).with_context(|| format!("cannot use the store {}", config.storage.path.display()))
 }

@@ -8,6 +8,7 @@ mod blobs;
 mod bucket;
 mod catalog;
 mod error;
+mod evict;
 pub mod fill;
 mod flight;
 mod freshness;
@@ -18,6 +19,8 @@ mod negative;
 mod origin;
 mod referrers;
 mod replicas;
+mod repositories;
+mod tag_records;
 mod tags;
 mod tags_list;
 mod view;
@@ -85,6 +88,7 @@ pub struct Cache {
     limits: Arc<CacheLimits>,
     through: Through,
     revalidations: Flights<OriginTag, freshness::Revalidation>,
+    tag_reads: Flights<OriginTag, Option<tags::TagEntry>>,
     tag_imports: Flights<OriginTag, Result<Arc<CachedManifest>, CacheError>>,
     digest_imports: Flights<OriginDigest, Result<Arc<CachedManifest>, CacheError>>,
     tag_heads: Flights<OriginTag, Result<ManifestHeader, CacheError>>,
@@ -111,6 +115,7 @@ impl Cache {
             fills: Fills::new(store.blobs.clone(), bucket, limits.fills.clone(), tasks.clone()),
             through: Through::new(&tasks),
             revalidations: Flights::new(tasks.clone()),
+            tag_reads: Flights::new(tasks.clone()),
             tag_imports: Flights::new(tasks.clone()),
             digest_imports: Flights::new(tasks.clone()),
             tag_heads: Flights::new(tasks.clone()),

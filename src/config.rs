@@ -88,6 +88,7 @@ impl Config {
         let mut config = Self::validate(raw, directory, &mut problems);
         overrides.apply(&mut config, &mut problems);
         listen::refuse_shared_addresses(&config.listen, &config.admin, &mut problems);
+        cluster::refuse_unheard(config.cluster.as_ref(), &config.listen, &mut problems);
         problems.into_result(path, config)
     }
 
@@ -100,6 +101,7 @@ impl Config {
         let raw = read::parse(text, &mut problems);
         let config = Self::validate(raw, directory, &mut problems);
         listen::refuse_shared_addresses(&config.listen, &config.admin, &mut problems);
+        cluster::refuse_unheard(config.cluster.as_ref(), &config.listen, &mut problems);
         problems.into_result(None, config)
     }
 

@@ -7,9 +7,12 @@
 mod blob_files;
 mod bucket;
 mod control_socket;
+mod counted_objects;
 mod disk;
 mod error;
 mod examine;
+mod footprint;
+mod index;
 mod inventory;
 mod layout;
 mod leftovers;
@@ -21,15 +24,17 @@ mod quarantine;
 mod read;
 mod records;
 mod repository_walk;
+mod room;
 mod small;
 mod staged_blob;
 mod versions;
 mod view;
+mod walk;
 
 pub use blob_files::{BlobFiles, OpenBlob};
 pub use bucket::{Bucket, BucketClient, BucketStream, BucketUpload, StoredBlob};
 pub use control_socket::{ControlSocket, connect_control};
-pub use disk::{Disk, LocalDisk};
+pub use disk::{Disk, LocalDisk, Space};
 pub use error::StorageError;
 pub use examine::Examined;
 pub use inventory::{BlobCheck, Inventory};
@@ -42,18 +47,22 @@ pub use records::{
     ValidatedRecord, unix_seconds,
 };
 pub use repository_walk::{Listed, RepositoryContents, RepositoryWalk};
+pub use room::{Room, RoomLimits, RoomNumbers};
 pub use staged_blob::StagedBlob;
 pub use versions::{Conflict, Expected, IfChanged, Version};
 pub use view::RepositoryView;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 
+use crate::clock::Clock;
 use crate::oci::Digest;
+use counted_objects::CountedObjects;
 
 /// One store, held exclusively by this process; its bucket may be shared.
 #[derive(Debug)]
@@ -82,13 +91,25 @@ pub struct StoreParts {
     pub keeps_on_disk: bool,
     /// Wrapped around the object store: how tests fail the Nth call.
     pub around: fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>,
+    /// How much the directory may hold.
+    pub room: RoomLimits,
+    /// When blobs were used.
+    pub clock: Clock,
 }
 
 impl StoreParts {
     /// A directory, and the real disk.
     #[must_use]
     pub fn directory(path: &Path) -> Self {
-        Self { path: path.to_owned(), disk: Arc::new(LocalDisk), bucket: None, keeps_on_disk: true, around: |objects| objects }
+        Self {
+            path: path.to_owned(),
+            disk: Arc::new(LocalDisk),
+            bucket: None,
+            keeps_on_disk: true,
+            around: |objects| objects,
+            room: RoomLimits::default(),
+            clock: Clock::system(),
+        }
     }
 }
 
@@ -103,20 +124,22 @@ impl Store {
         layout.create()?;
         let lock = lock::StoreLock::take(&layout.lock_file())?;
         leftovers::remove_staged(&layout)?;
+        let room = Room::new(layout.clone(), Arc::clone(&parts.disk), parts.clock, parts.room, parts.bucket.is_none());
         let bucket = parts.bucket.map(|client| Bucket::new(BucketClient { objects: (parts.around)(client.objects), ..client }));
         let records = match &bucket {
             Some(bucket) => bucket.records(),
-            None => Records::new((parts.around)(Arc::new(local_objects(&layout)?))),
+            None => Records::new((parts.around)(Arc::new(CountedObjects::new(local_objects(&layout)?, room.clone())))),
         };
-        let blobs = BlobFiles::new(layout.clone(), parts.disk);
+        let blobs = BlobFiles::new(layout.clone(), parts.disk, room);
         let keeps_on_disk = parts.keeps_on_disk || bucket.is_none();
+        PendingUploads::new(&layout, blobs.room().clone()).hold_all();
         Ok(Self { blobs, bucket, records, keeps_on_disk, layout, _lock: lock })
     }
 
     /// The notes of blobs that the bucket has not taken yet.
     #[must_use]
     pub fn pending_uploads(&self) -> PendingUploads {
-        PendingUploads::new(&self.layout)
+        PendingUploads::new(&self.layout, self.blobs.room().clone())
     }
 
     /// A small blob: from disk, or else from the bucket. `None` if it is in neither, or longer than `max_bytes`. Its
@@ -165,6 +188,10 @@ impl Store {
         let layout = self.layout.clone();
         move || leftovers::remove_unfinished_records(&layout)
     }
+}
+
+fn unix_milliseconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn local_objects(layout: &Layout) -> Result<LocalFileSystem, StorageError> {

@@ -35,6 +35,12 @@ impl Tasks {
         self.tracker.spawn(task.instrument(tracing::debug_span!("task", name)));
     }
 
+    /// Cancelled when shutdown begins: for tasks that have something to do then.
+    #[must_use]
+    pub fn stopping(&self) -> CancellationToken {
+        self.cancelled.clone()
+    }
+
     /// Cancels all tasks and waits for them, at most `deadline`. True if all ended.
     pub async fn shut_down(&self, deadline: Duration) -> bool {
         self.cancelled.cancel();

@@ -4,14 +4,16 @@
 #   oci-layout.sh OUT_DIR VERSION amd64=PATH [arm64=PATH]
 #   skopeo copy --all oci:OUT_DIR:VERSION docker://registry/headpond:VERSION
 #
-# The same binaries give the same bytes: times are SOURCE_DATE_EPOCH (else 0), owners and order are fixed. A binary that is
-# linked dynamically brings its libraries along, which only works for the architecture of this machine; others must be static.
+# The same binaries give the same bytes: times are SOURCE_DATE_EPOCH (else 0), owners, order and COMPRESSION_LEVEL (9) are
+# fixed. A binary that is linked dynamically brings its libraries along, which only works for the architecture of this
+# machine; others must be static.
 # Needs bash, coreutils, tar and gzip; ldd where a binary is dynamic.
 set -euo pipefail
 export LC_ALL=C
 
 certificates=${CA_CERTIFICATES:-/etc/ssl/certs/ca-certificates.crt}
 epoch=${SOURCE_DATE_EPOCH:-0}
+level=${COMPRESSION_LEVEL:-9}
 user=65532
 
 fail() {
@@ -93,7 +95,7 @@ add() {
 # layer TAR: adds it compressed; sets $digest, $size and $diff_id.
 layer() {
   diff_id=$(sha256sum "$1" | cut -d' ' -f1)
-  gzip -n -9 <"$1" >"$1.gz"
+  gzip -n "-$level" <"$1" >"$1.gz"
   add "$1.gz"
 }
 

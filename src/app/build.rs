@@ -10,10 +10,11 @@ use super::{Config, Limits};
 use crate::access::{Authenticator, Authorizer, ReplicaCheck};
 use crate::cache::{CacheLimits, FillLimits, Redirects, RuleOrigin, UploadLimits};
 use crate::clock::Clock;
-use crate::config::{DeliveryMode, Rule};
+use crate::config::{DeliveryMode, Rule, Storage};
 use crate::http::Gate;
 use crate::registry::{Registry, RuleOrigins};
 use crate::rules::RuleTable;
+use crate::storage::RoomLimits;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::{Credential, Endpoint, Replicas, Upstream, UpstreamLimits, UpstreamSettings, Url};
 
@@ -111,6 +112,11 @@ pub(super) fn cache_limits(config: &Config) -> CacheLimits {
         redirects: (config.storage.delivery == DeliveryMode::Redirect)
             .then_some(Redirects { min_bytes: limits.redirect_min_size, expires_in: limits.redirect_expiry }),
     }
+}
+
+/// How much may be on disk. No limit where no blob is kept there: what passes through has room.
+pub(super) fn room_limits(storage: &Storage) -> RoomLimits {
+    RoomLimits { max_bytes: storage.max_size.filter(|bytes| *bytes > 0), min_free_bytes: storage.min_free }
 }
 
 /// The registry, and what stands before it.

@@ -8,10 +8,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::tag_records::OnConflict;
 use super::tags::{Demand, FailedAttempt, Served, TagEntry};
 use super::{Cache, CacheError, FlightAborted, Origin};
 use crate::oci::{Digest, Reference, Tag};
-use crate::storage::ValidatedRecord;
 use crate::telemetry::metrics::CacheResult;
 use crate::upstream::{CircuitState, ManifestBody, Purpose, Unavailability, UpstreamError};
 
@@ -95,6 +95,13 @@ pub(super) enum Revalidation {
     Unconfirmed(StaleReason),
 }
 
+impl Revalidation {
+    /// Upstream says `digest`.
+    fn of(digest: Digest, known: &TagEntry) -> Self {
+        if digest == known.digest { Self::Confirmed } else { Self::Moved(digest) }
+    }
+}
+
 impl Cache {
     /// Whether a tag is within its window.
     pub(super) fn is_fresh(&self, origin: &Origin, tag: &Tag, entry: &TagEntry) -> bool {
@@ -126,7 +133,8 @@ impl Cache {
             return self.stale(origin, &entry, StaleReason::of(&refusal));
         }
         let (cache, asking, asked, known) = (self.clone(), Arc::clone(origin), tag.clone(), entry.clone());
-        let (_, landing) = self.revalidations.join(key, || async move { cache.ask_upstream(&asking, &asked, known, demand).await });
+        let (_, landing) =
+            self.revalidations.join(key, || async move { cache.ask_upstream(&asking, &asked, known, demand, OnConflict::AskAgain).await });
         let landed = if waits {
             landing.await
         } else {
@@ -161,21 +169,33 @@ impl Cache {
         Ok(Served { value: entry.digest, result: CacheResult::Stale, stale: Some(reason) })
     }
 
-    /// One HEAD to the primary upstream; the manifest only if the tag has moved.
-    async fn ask_upstream(&self, origin: &Arc<Origin>, tag: &Tag, entry: TagEntry, demand: Demand) -> Revalidation {
-        if let Some(landed) = self.landed_meanwhile(origin, tag, &entry, demand) {
+    /// One HEAD to the primary upstream; the manifest only if the tag has moved. None where another
+    /// replica has asked meanwhile.
+    pub(super) async fn ask_upstream(
+        &self,
+        origin: &Arc<Origin>,
+        tag: &Tag,
+        known: TagEntry,
+        demand: Demand,
+        on_conflict: OnConflict,
+    ) -> Revalidation {
+        if let Some(landed) = self.landed_meanwhile(origin, tag, &known, demand) {
             return landed;
+        }
+        let entry = self.before_asking(origin, tag, &known).await;
+        if demand == Demand::AsConfigured && self.is_fresh(origin, tag, &entry) {
+            return Revalidation::of(entry.digest, &known);
         }
         match self.digest_upstream(origin, tag, &entry).await {
             Ok(digest) if digest == entry.digest => {
-                let now = self.now_seconds();
-                self.memory.tags.insert((origin.key(), tag.clone()), TagEntry::validated(digest, now));
-                let record = ValidatedRecord { digest, validated_at: now, upstream_gone_since: None };
-                self.record_validation(origin, tag, record).await;
-                Revalidation::Confirmed
+                let entry = TagEntry { validated_at: self.now_seconds(), gone_since: None, failed: None, ..entry };
+                self.memory.tags.insert((origin.key(), tag.clone()), entry.clone());
+                self.record_validation(origin, tag, entry.as_validated()).await;
+                Revalidation::of(digest, &known)
             }
             Ok(digest) => {
-                self.set_tag(origin, tag, digest, self.now_seconds());
+                let moved = TagEntry::said(digest, self.now_seconds(), self.clock.now(), entry.origin.place());
+                self.move_tag(origin, tag, moved, on_conflict);
                 Revalidation::Moved(digest)
             }
             Err(error) => Revalidation::Unconfirmed(self.unconfirmed(origin, tag, entry, &error).await),
@@ -187,8 +207,7 @@ impl Cache {
         let current = self.memory.tags.get(&(origin.key(), tag.clone()))?;
         let attempts = |entry: &TagEntry| entry.failed.map_or(0, |failed| failed.in_a_row);
         if current.validated_at > entry.validated_at {
-            let is_same = current.digest == entry.digest;
-            return Some(if is_same { Revalidation::Confirmed } else { Revalidation::Moved(current.digest) });
+            return Some(Revalidation::of(current.digest, entry));
         }
         let failed = current.failed.filter(|_| demand == Demand::AsConfigured && attempts(&current) > attempts(entry))?;
         Some(Revalidation::Unconfirmed(failed.reason))
@@ -230,9 +249,7 @@ impl Cache {
                 tracing::warn!(repository = %origin.repository, %tag, %error, "upstream does not confirm a tag; it is served as it is cached");
                 if reason == StaleReason::NotFound && entry.gone_since.is_none() {
                     entry.gone_since = Some(self.now_seconds());
-                    let record =
-                        ValidatedRecord { digest: entry.digest, validated_at: entry.validated_at, upstream_gone_since: entry.gone_since };
-                    self.record_validation(origin, tag, record).await;
+                    self.record_validation(origin, tag, entry.as_validated()).await;
                 }
                 self.pace(origin, tag, entry, reason);
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::evict::LastUse;
 use super::tags::Served;
 use super::{Cache, CacheError, Origin, fetched};
 use crate::oci::manifest::{ManifestError, ManifestSummary};
@@ -25,9 +26,15 @@ pub struct CachedManifest {
     pub media_type: MediaType,
     /// Exactly the bytes that came.
     pub bytes: Bytes,
+    pub(super) last_use: LastUse,
 }
 
 impl CachedManifest {
+    /// A manifest that was not served yet.
+    pub(super) fn new(digest: Digest, media_type: MediaType, bytes: Bytes) -> Self {
+        Self { digest, media_type, bytes, last_use: LastUse::default() }
+    }
+
     pub(super) fn weight(&self) -> u32 {
         u32::try_from(self.bytes.len() + OVERHEAD_BYTES).unwrap_or(u32::MAX)
     }
@@ -127,6 +134,7 @@ impl Cache {
     pub(super) async fn cached_manifest(&self, origin: &Origin, digest: &Digest) -> Option<Arc<CachedManifest>> {
         let key = (origin.key(), *digest);
         if let Some(manifest) = self.memory.manifests.get(&key) {
+            self.used(&manifest);
             return Some(manifest);
         }
         let record = self.store.records.read(&RecordKey::manifest(&origin.repository, digest)).await;
@@ -141,6 +149,7 @@ impl Cache {
             tracing::warn!(repository = %origin.repository, %digest, "a cached manifest is damaged; it is fetched again");
             return None;
         };
+        self.used(&manifest);
         self.memory.manifests.insert(key, Arc::clone(&manifest));
         Some(manifest)
     }
@@ -152,5 +161,5 @@ fn checked_manifest(bytes: Bytes, digest: Digest, record: &ManifestRecord) -> Op
     hasher.update(&bytes);
     (hasher.finish() == digest).then_some(())?;
     let media_type = MediaType::parse(&record.media_type).ok()?;
-    Some(CachedManifest { digest, media_type, bytes })
+    Some(CachedManifest::new(digest, media_type, bytes))
 }

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use moka::sync::Cache as Moka;
 
-use super::manifests::{CachedManifest, ManifestHeader};
+use super::manifests::CachedManifest;
 use super::origin::OriginKey;
-use super::tags::TagEntry;
+use super::repositories::KnownRepository;
+use super::tags::{HeadMemo, TagEntry};
 use super::view::KnownView;
 use super::{CacheLimits, OriginDigest, OriginTag};
 use crate::oci::{Digest, Referrer, RepositoryName, Tag};
-use crate::storage::RepositoryRecord;
+use crate::storage::Expected;
 use crate::upstream::UpstreamError;
 
 /// Small entries of each kind.
@@ -39,11 +40,15 @@ pub(super) struct Memory {
     pub(super) tags: Moka<OriginTag, TagEntry>,
     /// References that upstream does not have or show, with what it said.
     pub(super) absent: Moka<(OriginKey, String), UpstreamError>,
-    /// Tags that a HEAD has resolved, and when, with their manifests not imported.
-    pub(super) heads: Moka<OriginTag, (ManifestHeader, u64)>,
-    /// The other way round: which tags to look up there once the manifest is imported.
+    /// Tags that a HEAD has resolved, with their manifests not imported.
+    pub(super) heads: Moka<OriginTag, HeadMemo>,
+    /// What a bucket has in the place of tags that are not cached.
+    pub(super) places: Moka<OriginTag, Expected>,
+    /// Which tags of `heads` to look up once a manifest is imported.
     pub(super) head_tags: Moka<OriginDigest, Vec<Tag>>,
-    /// Blobs that a repository may serve.
+    /// Blobs that a repository may serve. Not compared with the store, like the next: that a source has a
+    /// blob is no less true when another replica retires the record, and a blob whose bytes are gone is a
+    /// miss whatever stands here.
     pub(super) vouched: Moka<OriginDigest, ()>,
     /// Blobs that a cached manifest refers to: size by the descriptor.
     pub(super) links: Moka<OriginDigest, Option<u64>>,
@@ -60,7 +65,7 @@ pub(super) struct Memory {
     /// Views of repositories.
     pub(super) views: Moka<RepositoryName, KnownView>,
     /// What repositories are. That one is not known is not kept: it may be made at any moment.
-    pub(super) repositories: Moka<RepositoryName, RepositoryRecord>,
+    pub(super) repositories: Moka<RepositoryName, KnownRepository>,
 }
 
 impl Memory {
@@ -73,6 +78,7 @@ impl Memory {
             tags: Moka::new(MAX_ENTRIES),
             absent: Moka::builder().max_capacity(MAX_REFUSALS).time_to_live(limits.negative_ttl).build(),
             heads: Moka::new(MAX_ENTRIES),
+            places: Moka::new(MAX_ENTRIES),
             head_tags: Moka::new(MAX_ENTRIES),
             vouched: Moka::new(MAX_ENTRIES),
             links: Moka::new(MAX_ENTRIES),

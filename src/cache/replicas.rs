@@ -253,7 +253,7 @@ impl Cache {
     fn note_tag(&self, origin: &Origin, tag: &Tag, digest: Digest, validated_at: Option<u64>) {
         let Some(validated_at) = validated_at else { return };
         self.forget_refusal(origin, tag);
-        self.memory.tags.insert((origin.key(), tag.clone()), TagEntry::validated(digest, validated_at));
+        self.memory.tags.insert((origin.key(), tag.clone()), TagEntry::said(digest, validated_at, self.clock.now(), None));
     }
 
     /// An answer of a replica, with what that says of its age.

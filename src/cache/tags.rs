@@ -1,11 +1,13 @@
 //! Lookup of manifests by tag.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::freshness::{Current, StaleReason};
+use super::tag_records::TagOrigin;
 use super::{Cache, CacheError, CachedManifest, ManifestHeader, Origin, fetched};
 use crate::oci::{Digest, Reference, Tag};
-use crate::storage::{RecordKey, ValidatedRecord};
+use crate::storage::{Expected, ValidatedRecord};
 use crate::telemetry::metrics::CacheResult;
 use crate::upstream::{Purpose, UpstreamError};
 
@@ -52,6 +54,20 @@ pub(super) struct TagEntry {
     pub(super) gone_since: Option<u64>,
     /// The last attempt to confirm it, if that failed for a reason of its own.
     pub(super) failed: Option<FailedAttempt>,
+    /// When the store was last asked whether it still says so; of a tag that was said, when that was.
+    pub(super) seen_at: SystemTime,
+    /// Where it comes from.
+    pub(super) origin: TagOrigin,
+}
+
+/// A tag that a HEAD has resolved, with its manifest not imported.
+#[derive(Clone, Debug)]
+pub(super) struct HeadMemo {
+    pub(super) header: ManifestHeader,
+    /// In unix seconds.
+    pub(super) told_at: u64,
+    /// What was in the tag's place before.
+    pub(super) place: Option<Expected>,
 }
 
 /// An attempt that is not repeated before `retry_at`.
@@ -63,9 +79,14 @@ pub(super) struct FailedAttempt {
 }
 
 impl TagEntry {
-    /// A tag that upstream has just confirmed.
-    pub(super) const fn validated(digest: Digest, validated_at: u64) -> Self {
-        Self { digest, validated_at, gone_since: None, failed: None }
+    /// A tag that upstream has just named, over what was in its place before.
+    pub(super) const fn said(digest: Digest, validated_at: u64, seen_at: SystemTime, over: Option<Expected>) -> Self {
+        Self { digest, validated_at, gone_since: None, failed: None, seen_at, origin: TagOrigin::Said { over } }
+    }
+
+    /// The record of its last validation.
+    pub(super) const fn as_validated(&self) -> ValidatedRecord {
+        ValidatedRecord { digest: self.digest, validated_at: self.validated_at, upstream_gone_since: self.gone_since }
     }
 }
 
@@ -176,59 +197,42 @@ impl Cache {
         self.revalidate(origin, tag, entry, demand).await.map(Some)
     }
 
-    /// A tag from memory or the store, if it was made through this origin's source.
-    pub(super) async fn tag_entry(&self, origin: &Origin, tag: &Tag) -> Option<TagEntry> {
-        let key = (origin.key(), tag.clone());
-        if let Some(entry) = self.memory.tags.get(&key) {
-            return Some(entry);
-        }
-        let record = self.store.records.read(&RecordKey::tag(&origin.repository, tag)).await;
-        let record = self.or_miss(origin, record).filter(|record| *record.source == *origin.source)?;
-        let validated = self.store.records.read(&RecordKey::validated(&origin.repository, tag)).await;
-        let validated: Option<ValidatedRecord> = self.or_miss(origin, validated).filter(|validated| validated.digest == record.digest);
-        let entry = TagEntry {
-            digest: record.digest,
-            validated_at: validated.as_ref().map_or(record.updated_at, |validated| validated.validated_at),
-            gone_since: validated.and_then(|validated| validated.upstream_gone_since),
-            failed: None,
-        };
-        Some(self.memory.tags.entry(key).or_insert(entry).into_value())
-    }
-
     /// When upstream last said that a tag points to `digest`, as far as memory knows.
     #[must_use]
     pub fn validated_at(&self, origin: &Origin, tag: &Tag, digest: &Digest) -> Option<u64> {
         let key = (origin.key(), tag.clone());
         let entry = self.memory.tags.get(&key).filter(|entry| entry.digest == *digest).map(|entry| entry.validated_at);
-        entry.or_else(|| self.memory.heads.get(&key).filter(|(header, _)| header.digest == *digest).map(|(_, told_at)| told_at))
+        entry.or_else(|| self.memory.heads.get(&key).filter(|memo| memo.header.digest == *digest).map(|memo| memo.told_at))
     }
 
     /// What a HEAD told within the window.
     fn head_memo(&self, origin: &Origin, tag: &Tag, demand: Demand) -> Option<ManifestHeader> {
-        let (header, at) = self.memory.heads.get(&(origin.key(), tag.clone()))?;
-        let age = self.now_seconds().checked_sub(at)?;
-        (demand == Demand::AsConfigured && age < origin.freshness.window(tag.as_str()).as_secs()).then_some(header)
+        let memo = self.memory.heads.get(&(origin.key(), tag.clone()))?;
+        let age = self.now_seconds().checked_sub(memo.told_at)?;
+        (demand == Demand::AsConfigured && age < origin.freshness.window(tag.as_str()).as_secs()).then_some(memo.header)
     }
 
     async fn head_tag(&self, origin: &Arc<Origin>, tag: &Tag) -> Result<ManifestHeader, CacheError> {
         let upstream = origin.upstream.as_ref().ok_or(CacheError::Unreachable)?;
+        let place = self.tag_place(origin, tag).await;
         let head = upstream.head_manifest(&origin.remote, &Reference::Tag(tag.clone()), Purpose::Fetch).await;
         let head = head.inspect_err(|error| self.remember_refusal(origin, tag, error))?;
         let header = self.told_by(origin, head).await?;
         let now = self.now_seconds();
         // Noted first, looked after: an import that runs meanwhile finds the note, or is found.
-        self.note_head(origin, tag, &header, now);
+        self.note_head(origin, tag, HeadMemo { header: header.clone(), told_at: now, place: place.clone() });
         if self.cached_manifest(origin, &header.digest).await.is_some() {
-            self.set_tag(origin, tag, header.digest, now);
+            self.set_tag(origin, tag, header.digest, now, place);
         }
         Ok(header)
     }
 
     /// Notes what a HEAD told of a tag, to be written once the manifest comes in.
-    fn note_head(&self, origin: &Origin, tag: &Tag, header: &ManifestHeader, now: u64) {
+    fn note_head(&self, origin: &Origin, tag: &Tag, memo: HeadMemo) {
+        let digest = memo.header.digest;
         self.forget_refusal(origin, tag);
-        self.memory.heads.insert((origin.key(), tag.clone()), (header.clone(), now));
-        self.memory.head_tags.entry((origin.key(), header.digest)).and_upsert_with(|known| {
+        self.memory.heads.insert((origin.key(), tag.clone()), memo);
+        self.memory.head_tags.entry((origin.key(), digest)).and_upsert_with(|known| {
             let mut tags = known.map(moka::Entry::into_value).unwrap_or_default();
             tags.retain(|known| known != tag);
             tags.truncate(MAX_TAGS_OF_ONE_DIGEST - 1);

@@ -2,7 +2,7 @@
 
 use super::problems::Problems;
 use super::raw::RawCluster;
-use super::{Auth, Storage};
+use super::{Auth, Listen, Storage};
 
 /// The replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,17 +24,26 @@ pub(super) fn validate(raw: Option<RawCluster>, storage: &Storage, auth: &Auth, 
     if names.is_empty() {
         problems.add("cluster.peers", "names no replica", "host:port of a name that resolves to all of them, or leave `cluster` out");
     }
-    if storage.s3.is_none() {
-        problems.add("cluster.peers", "replicas share nothing but a bucket, and there is none", "add `storage.s3`, or leave `cluster` out");
+    if storage.s3.is_none() && !problems.has("storage.s3.bucket") {
+        problems.add("storage.s3", "is missing: replicas share nothing but a bucket", "name one, or leave `cluster` out");
     }
     if auth.token_key.is_none() {
-        problems.add(
-            "cluster.peers",
-            "replicas prove to each other who they are by a shared key, and there is none",
-            "add `auth.token_key`",
-        );
+        let what = "is missing: by a key that all share replicas prove to each other who they are";
+        problems.add("auth.token_key", what, "refer to 32 bytes or more, such as `openssl rand -base64 48` makes, or leave `cluster` out");
     }
     Some(Cluster { peers: names })
+}
+
+/// Reports that the other replicas could not reach this one: they speak plain HTTP, and prove in each
+/// request and answer who they are.
+pub(super) fn refuse_unheard(cluster: Option<&Cluster>, listen: &[Listen], problems: &mut Problems) {
+    let Some(cluster) = cluster.filter(|cluster| !cluster.peers.is_empty()) else { return };
+    let is_heard = |port: u16| listen.iter().any(|one| one.address.port() == port && one.tls.is_none() && !one.proxy_protocol);
+    let ports = cluster.peers.iter().filter_map(|peer| peer.rsplit_once(':')?.1.parse().ok());
+    if !ports.into_iter().any(is_heard) {
+        let what = "no listener here has the port of a peer, without TLS and without PROXY protocol";
+        problems.add("cluster.peers", what, "add a plain listener with that port, which only the replicas can reach");
+    }
 }
 
 fn is_host_and_port(text: &str) -> bool {

@@ -88,6 +88,20 @@ impl Digest {
         Ok(Self { algorithm, hash })
     }
 
+    /// Takes a hash as it is, in binary. `None` if it has another length than `algorithm`'s.
+    #[must_use]
+    pub fn from_hash(algorithm: Algorithm, bytes: &[u8]) -> Option<Self> {
+        let mut hash = [0u8; 64];
+        hash.get_mut(..algorithm.hash_bytes())?.copy_from_slice(Some(bytes).filter(|bytes| bytes.len() == algorithm.hash_bytes())?);
+        Some(Self { algorithm, hash })
+    }
+
+    /// The hash, in binary.
+    #[must_use]
+    pub fn hash(&self) -> &[u8] {
+        self.hash.get(..self.algorithm.hash_bytes()).unwrap_or_default()
+    }
+
     /// The sha256 of `bytes`.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {

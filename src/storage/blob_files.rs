@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Disk, Layout, StagedBlob, StorageError};
+use super::{Disk, Layout, Room, StagedBlob, StorageError};
 use crate::oci::Digest;
 
 /// A committed blob, open. It stays readable when it is evicted.
@@ -22,21 +22,40 @@ pub struct OpenBlob {
 pub struct BlobFiles {
     layout: Layout,
     disk: Arc<dyn Disk>,
+    room: Room,
 }
 
 impl BlobFiles {
-    pub(super) fn new(layout: Layout, disk: Arc<dyn Disk>) -> Self {
-        Self { layout, disk }
+    pub(super) const fn new(layout: Layout, disk: Arc<dyn Disk>, room: Room) -> Self {
+        Self { layout, disk, room }
     }
 
-    /// Opens a blob. `None` if it is not there.
+    /// What decides which of them stay.
+    #[must_use]
+    pub const fn room(&self) -> &Room {
+        &self.room
+    }
+
+    /// Opens a blob to be used. `None` if it is not there.
+    ///
+    /// # Errors
+    /// As [`BlobFiles::open_unused`].
+    pub fn open(&self, digest: &Digest) -> Result<Option<OpenBlob>, StorageError> {
+        let opened = self.open_unused(digest);
+        if let Ok(Some(_)) = opened {
+            self.room.touch(digest);
+        }
+        opened
+    }
+
+    /// Opens a blob to be looked at, which does not count as a use. `None` if it is not there.
     ///
     /// Two short system calls, made on the calling thread: a hop to another one costs more than
     /// they do, even with a cold directory now and then.
     ///
     /// # Errors
     /// When the store cannot say.
-    pub fn open(&self, digest: &Digest) -> Result<Option<OpenBlob>, StorageError> {
+    pub fn open_unused(&self, digest: &Digest) -> Result<Option<OpenBlob>, StorageError> {
         let path = self.layout.blob_file(digest);
         let opened = File::open(&path).and_then(|file| Ok((file.metadata()?.len(), file)));
         match opened {
@@ -51,17 +70,17 @@ impl BlobFiles {
     /// # Errors
     /// [`StorageError::NoSpace`] when there is no room for it.
     pub fn stage(&self, length_bytes: Option<u64>) -> Result<StagedBlob, StorageError> {
-        StagedBlob::create(self.layout.clone(), Arc::clone(&self.disk), length_bytes)
+        StagedBlob::create(self.layout.clone(), Arc::clone(&self.disk), &self.room, length_bytes)
     }
 
-    /// Stores a small blob whose digest the caller has computed. Blocks.
+    /// Stores a manifest whose digest the caller has computed; it is not evicted. Blocks.
     ///
     /// # Errors
     /// As [`StagedBlob::commit`].
     pub fn put(&self, digest: &Digest, bytes: &[u8]) -> Result<(), StorageError> {
         let staged = self.stage(Some(bytes.len() as u64))?;
         staged.write_at(bytes, 0)?;
-        staged.commit(digest)
+        staged.commit_manifest(digest)
     }
 
     /// Removes a blob. One that is not there is no error. Whoever has it open goes on reading. Blocks.
@@ -72,7 +91,10 @@ impl BlobFiles {
         let path = self.layout.blob_file(digest);
         match self.disk.remove(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StorageError::file("remove", &path, error)),
-            Ok(()) | Err(_) => Ok(()),
+            Ok(()) | Err(_) => {
+                self.room.removed(digest);
+                Ok(())
+            }
         }
     }
 

@@ -5,8 +5,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{FallocateFlags, fallocate, fdatasync};
+use rustix::fs::{AtFlags, CWD, FallocateFlags, Timespec, Timestamps, UTIME_OMIT, fallocate, fdatasync, statvfs, utimensat};
 
 /// File operations of the blob store. All block; callers are on blocking threads.
 pub trait Disk: std::fmt::Debug + Send + Sync {
@@ -58,6 +59,38 @@ pub trait Disk: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// Of the system.
     fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Sets when a file was modified, which stands for when it was used.
+    ///
+    /// # Errors
+    /// Of the system.
+    fn set_modified(&self, path: &Path, at: SystemTime) -> io::Result<()> {
+        let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let modified = Timespec { tv_sec: since.as_secs().cast_signed(), tv_nsec: since.subsec_nanos().into() };
+        let times = Timestamps { last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT }, last_modification: modified };
+        utimensat(CWD, path, &times, AtFlags::empty()).map_err(io::Error::from)
+    }
+
+    /// Asks how much space the file system of `directory` has.
+    ///
+    /// # Errors
+    /// Of the system.
+    fn space(&self, directory: &Path) -> io::Result<Space> {
+        let told = statvfs(directory)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(told.f_frsize);
+        Ok(Space { total_bytes: bytes(told.f_blocks), free_bytes: bytes(told.f_bavail), block_bytes: told.f_bsize })
+    }
+}
+
+/// What a file system has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// In all.
+    pub total_bytes: u64,
+    /// For others than root.
+    pub free_bytes: u64,
+    /// It gives files room in these.
+    pub block_bytes: u64,
 }
 
 /// The real one.

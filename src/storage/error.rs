@@ -62,7 +62,7 @@ impl StorageError {
         if is_full { Self::NoSpace { operation, path } } else { Self::File { operation, path, source: Arc::new(source) } }
     }
 
-    /// Wraps an answer of the object store.
+    /// Wraps the answer of the store of records, or of the bucket.
     pub(super) fn object(key: &Key, source: object_store::Error) -> Self {
         Self::Object { key: key.to_string(), source: Arc::new(source) }
     }

@@ -26,6 +26,8 @@ use uuid::Uuid;
 use super::StorageError;
 use crate::oci::{Algorithm, Digest, RepositoryName, Tag};
 
+/// Where the records of a repository's manifests are, by algorithm.
+pub(super) const MANIFESTS: &str = "_manifests";
 /// Longest flat repository name that is kept as it is; longer ones end in their hash, because a
 /// file name holds 255 bytes and `object_store` appends to it while it writes.
 const MAX_FLAT_NAME_BYTES: usize = 200;
@@ -123,12 +125,22 @@ impl Layout {
         self.quarantine().join(digest.algorithm().as_str()).join(digest.hex())
     }
 
+    /// The directory of all blobs of an algorithm.
+    pub(super) fn blobs(&self, algorithm: Algorithm) -> PathBuf {
+        self.root.join("blobs").join(algorithm.as_str())
+    }
+
+    /// Whether what is below a directory is counted as blobs or reserved room.
+    pub(super) fn is_counted_otherwise(&self, directory: &Path) -> bool {
+        directory == self.staging() || [Algorithm::Sha256, Algorithm::Sha512].iter().any(|algorithm| directory == self.blobs(*algorithm))
+    }
+
     /// The file of a committed blob.
     #[must_use]
     pub fn blob_file(&self, digest: &Digest) -> PathBuf {
         let hex = digest.hex();
         let fan = hex.get(..2).unwrap_or_default();
-        self.root.join("blobs").join(digest.algorithm().as_str()).join(fan).join(&hex)
+        self.blobs(digest.algorithm()).join(fan).join(&hex)
     }
 }
 
@@ -233,7 +245,7 @@ pub(super) fn repository_of_text(text: &str) -> Key {
 
 /// Key of a manifest's record.
 pub(super) fn manifest(name: &RepositoryName, digest: &Digest) -> Key {
-    image(name, &["_manifests", digest.algorithm().as_str(), &digest.hex()])
+    image(name, &[MANIFESTS, digest.algorithm().as_str(), &digest.hex()])
 }
 
 /// Key of a tag.
@@ -276,7 +288,7 @@ pub(super) fn image_kind(name: &RepositoryName, kind: &str) -> Key {
 }
 
 /// Prefix of a repository's records, and of those of the repositories inside it.
-pub(super) fn images(name: &RepositoryName) -> Key {
+pub(super) fn images_of(name: &RepositoryName) -> Key {
     image(name, &[])
 }
 
@@ -298,7 +310,7 @@ pub(super) enum ImageKey {
 
 /// Reads a key below [`images`]; `None` if it is no record of this repository.
 pub(super) fn parse_image_key(name: &RepositoryName, key: &Key) -> Option<ImageKey> {
-    let parts: Vec<_> = key.prefix_match(&images(name))?.collect();
+    let parts: Vec<_> = key.prefix_match(&images_of(name))?.collect();
     let parts: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
     let digest = |algorithm: &str, hex: &str| Digest::parse(&format!("{algorithm}:{hex}")).ok();
     match parts.as_slice() {

@@ -6,32 +6,35 @@ use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
 
-use super::{Layout, StorageError};
+use super::{Layout, Room, StorageError};
 use crate::oci::Digest;
 
 /// The notes of one store; cheap to clone. Everything here blocks.
 #[derive(Clone, Debug)]
 pub struct PendingUploads {
     directory: PathBuf,
+    room: Room,
 }
 
 impl PendingUploads {
-    pub(super) fn new(layout: &Layout) -> Self {
-        Self { directory: layout.pending() }
+    pub(super) fn new(layout: &Layout, room: Room) -> Self {
+        Self { directory: layout.pending(), room }
     }
 
-    /// Notes a blob.
+    /// Notes a blob, which is not evicted from now on.
     ///
     /// # Errors
     /// Of the system.
     pub fn add(&self, digest: &Digest) -> Result<(), StorageError> {
         let path = self.file(digest);
+        self.room.hold(digest);
         File::create(&path).map(|_| ()).map_err(|error| StorageError::file("create", &path, error))
     }
 
     /// Forgets a blob. One that was not noted is no error.
     pub fn remove(&self, digest: &Digest) {
         let path = self.file(digest);
+        self.room.release(digest);
         if let Err(error) = fs::remove_file(&path)
             && error.kind() != io::ErrorKind::NotFound
         {
@@ -45,6 +48,11 @@ impl PendingUploads {
         let Ok(entries) = fs::read_dir(&self.directory) else { return Vec::new() };
         let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
         names.filter_map(|name| Digest::parse(&name.replacen('-', ":", 1)).ok()).collect()
+    }
+
+    /// Has what an earlier run has noted stay.
+    pub(super) fn hold_all(&self) {
+        self.list().iter().for_each(|digest| self.room.hold(digest));
     }
 
     fn file(&self, digest: &Digest) -> PathBuf {

@@ -34,7 +34,11 @@ pub(super) async fn read_stream(mut stream: BucketStream, max_bytes: usize) -> R
 pub(super) async fn put_file(blobs: BlobFiles, digest: Digest, bytes: Bytes) -> Result<(), StorageError> {
     let put = tokio::task::spawn_blocking(move || {
         let is_here = blobs.open(&digest)?.is_some_and(|blob| holds(&blob, &bytes));
-        if is_here { Ok(()) } else { blobs.put(&digest, &bytes) }
+        if !is_here {
+            return blobs.put(&digest, &bytes);
+        }
+        blobs.room().keep_manifest(&digest);
+        Ok(())
     });
     put.await.unwrap_or(Ok(()))
 }

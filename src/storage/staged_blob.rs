@@ -4,6 +4,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::footprint::{Footprint, file_disk_bytes};
+use super::room::{Reservation, Room};
 use super::{Disk, Layout, StorageError};
 use crate::oci::Digest;
 
@@ -15,31 +17,35 @@ pub struct StagedBlob {
     path: PathBuf,
     layout: Layout,
     disk: Arc<dyn Disk>,
+    room: Reservation,
     committed: bool,
 }
 
 impl StagedBlob {
     /// Creates a staged file and reserves `length_bytes` for it, where the length is known.
     /// A file system that cannot reserve is written without.
-    pub(super) fn create(layout: Layout, disk: Arc<dyn Disk>, length_bytes: Option<u64>) -> Result<Self, StorageError> {
+    pub(super) fn create(layout: Layout, disk: Arc<dyn Disk>, room: &Room, length_bytes: Option<u64>) -> Result<Self, StorageError> {
         let path = layout.staged_file();
         let file = disk.create(&path).map_err(|error| StorageError::file("create", &path, error))?;
-        let staged = Self { file: Arc::new(file), path, layout, disk, committed: false };
+        let staged = Self { file: Arc::new(file), path, layout, disk, room: room.reservation(), committed: false };
         if let Some(length_bytes) = length_bytes {
             staged.reserve(length_bytes)?;
         }
         Ok(staged)
     }
 
-    /// Reserves room for a blob whose length became known later.
+    /// Reserves room for a blob whose length became known later; others are evicted for it. Blocks.
     ///
     /// # Errors
     /// [`StorageError::NoSpace`] when there is not as much.
     pub fn reserve(&self, length_bytes: u64) -> Result<(), StorageError> {
+        self.room.grow_to(length_bytes)?;
         match self.disk.reserve(&self.file, length_bytes) {
-            Err(error) if error.kind() != std::io::ErrorKind::Unsupported => Err(StorageError::file("reserve", &self.path, error)),
-            _ => Ok(()),
+            Ok(()) => self.room.is_allocated(file_disk_bytes(&self.file)),
+            Err(error) if error.kind() == std::io::ErrorKind::Unsupported => {}
+            Err(error) => return Err(StorageError::file("reserve", &self.path, error)),
         }
+        Ok(())
     }
 
     /// The open file, for those who follow the fill.
@@ -59,6 +65,7 @@ impl StagedBlob {
     /// # Errors
     /// [`StorageError::NoSpace`], or the system's answer.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StorageError> {
+        self.room.cover(offset.saturating_add(bytes.len() as u64))?;
         self.disk.write_at(&self.file, bytes, offset).map_err(|error| StorageError::file("write", &self.path, error))
     }
 
@@ -67,10 +74,20 @@ impl StagedBlob {
     ///
     /// # Errors
     /// When any of it fails; then nothing is visible and the staged file is removed.
-    pub fn commit(mut self, digest: &Digest) -> Result<(), StorageError> {
+    pub fn commit(self, digest: &Digest) -> Result<(), StorageError> {
+        self.commit_as(digest, false)
+    }
+
+    /// Like [`StagedBlob::commit`], for a manifest, which is not evicted.
+    pub(super) fn commit_manifest(self, digest: &Digest) -> Result<(), StorageError> {
+        self.commit_as(digest, true)
+    }
+
+    fn commit_as(mut self, digest: &Digest, is_manifest: bool) -> Result<(), StorageError> {
         let to = self.layout.blob_file(digest);
         let parent = to.parent().unwrap_or(&to);
         self.disk.sync_data(&self.file).map_err(|error| StorageError::file("sync", &self.path, error))?;
+        let before = Footprint::of(&to, self.layout.root());
         if self.disk.create_directory(parent).map_err(|error| StorageError::file("create", parent, error))? {
             self.sync_up_to_root(parent)?;
         }
@@ -80,7 +97,10 @@ impl StagedBlob {
             // What may be gone after a loss of power is not kept, so that "kept" is never said wrongly.
             let _ = self.disk.remove(&to);
             StorageError::file("sync", parent, error)
-        })
+        })?;
+        let after = Footprint::of(&to, self.layout.root());
+        self.room.commit(digest, file_disk_bytes(&self.file), after.directories_since(&before), is_manifest);
+        Ok(())
     }
 
     /// A new directory is itself an entry that must be on the medium.

@@ -95,7 +95,7 @@ impl Records {
     fn listed_images(&self, name: &RepositoryName) -> BoxStream<'static, Result<ObjectMeta, StorageError>> {
         if self.is_bucket {
             let before = layout::before_own_images(name);
-            let listed = self.listed(layout::images(name), Some(&before));
+            let listed = self.listed(layout::images_of(name), Some(&before));
             let is_own = move |object: &ObjectMeta| object.location.as_ref().starts_with(before.as_ref());
             return listed.try_take_while(move |object| std::future::ready(Ok(is_own(object)))).boxed();
         }

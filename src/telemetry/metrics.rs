@@ -12,7 +12,7 @@ mod upkeep;
 
 pub use bucket::BucketMetrics;
 pub use cluster::{ClusterMetrics, ReplicaResult};
-pub use eviction::EvictionMetrics;
+pub use eviction::{DiskStanding, EvictionMetrics};
 pub use labels::{CacheKind, CacheResult, FillResult, FillSource, STALE_REASONS};
 pub use upkeep::UpkeepMetrics;
 
@@ -242,6 +242,7 @@ impl Metrics {
     /// # Errors
     /// When a collector yields something that cannot be encoded.
     pub fn expose(&self) -> Result<Vec<u8>, prometheus::Error> {
+        self.eviction.refresh();
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)

@@ -5,12 +5,14 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 packages=(
-  docker-registry apache2-utils skopeo umoci buildah busybox-static containerd runc docker.io
-  podman conmon netavark aardvark-dns nginx wrk python3 python3-venv openssl ca-certificates util-linux
+  docker-registry apache2-utils skopeo umoci buildah busybox-static containerd runc docker.io docker-compose
+  podman conmon netavark aardvark-dns nginx wrk python3 python3-venv openssl ca-certificates util-linux iproute2
+  ceph-mon ceph-mgr ceph-osd ceph-common radosgw
 )
 commands=(
-  docker-registry htpasswd skopeo umoci buildah busybox containerd ctr runc dockerd /usr/bin/docker
-  podman conmon nginx wrk python3 openssl setpriv unshare
+  docker-registry htpasswd skopeo umoci buildah busybox containerd ctr runc dockerd /usr/bin/docker docker-compose
+  podman conmon nginx wrk python3 openssl setpriv unshare ip
+  ceph-mon ceph-mgr ceph-osd monmaptool radosgw radosgw-admin
 )
 venv=${E2E_VENV:-target/e2e-venv}
 policy=/usr/sbin/policy-rc.d

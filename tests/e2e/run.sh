@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The end-to-end suite: installs the real parts, builds the release binary, runs the tests against both.
-# Arguments go to pytest: `tests/e2e/run.sh -k skopeo`.
+# The tests run once for each kind of store, or those named in E2E_STORES. Arguments go to pytest:
+# `E2E_STORES=disk tests/e2e/run.sh -k skopeo`.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -12,4 +13,18 @@ if [ -z "${HEADPOND_BINARY:-}" ]; then
 fi
 export HEADPOND_BINARY PYTHONDONTWRITEBYTECODE=1
 export PATH=$PATH:/usr/sbin:/sbin
-exec "${E2E_VENV:-target/e2e-venv}/bin/python" -m pytest -c tests/e2e/pytest.ini tests/e2e "$@"
+
+no_tests_collected=5
+status=$no_tests_collected
+for store in ${E2E_STORES:-disk bucket tier}; do
+  printf '\ne2e: on %s\n' "$store"
+  code=0
+  "${E2E_VENV:-target/e2e-venv}/bin/python" -m pytest -c tests/e2e/pytest.ini tests/e2e --store="$store" "$@" || code=$?
+  # Not every test runs on every store: none is a failure only when it is none on all.
+  case $code in
+    0) [ "$status" -ne "$no_tests_collected" ] || status=0 ;;
+    "$no_tests_collected") ;;
+    *) status=$code ;;
+  esac
+done
+exit "$status"

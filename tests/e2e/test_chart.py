@@ -75,6 +75,17 @@ def test_three_replicas_know_each_other_and_are_not_taken_away_together():
     assert "PodDisruptionBudget" not in release("s3").kinds
 
 
+def test_replicas_ask_each_other_where_there_is_neither_tls_nor_proxy_protocol():
+    tls = {"address": "0.0.0.0:5443", "tls": {"certificate": "tls.crt", "key": "tls.key"}}
+    proxied = {"address": "0.0.0.0:5100", "proxy_protocol": True}
+    config = chart_values.THREE_REPLICAS["config"]
+    values = lambda *listen: chart_values.THREE_REPLICAS | {"config": config | {"listen": list(listen)}}
+    found = helm.install(values(tls, proxied, "0.0.0.0:5002"))
+    assert found.config["cluster"] == {"peers": f"headpond-headless.{helm.NAMESPACE}.svc:5002"}
+    with pytest.raises(helm.Refused, match="Add one without to config.listen"):
+        helm.install(values(tls, proxied))
+
+
 def test_what_the_user_says_is_kept():
     found = release("everything")
     said = chart_values.EVERYTHING["config"]

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from parts import chart_values, helm
+from parts.container import ContainerImage
 from parts.edge import request
 from parts.headpond import PASSWORD, USERNAME, hash_password, rules_for
-from parts.pod import Cluster, ContainerImage, Pod
+from parts.pod import Cluster, Pod
 from parts.process import free_port, wait_until
 from parts.skopeo import Skopeo
 from parts.tls import HOST
@@ -19,13 +20,8 @@ TOKEN = {chart_values.TOKEN_SECRET: {"token.key": "0123456789abcdef" * 4}}
 MakePods = Callable[..., list[Pod]]
 
 
-@pytest.fixture(scope="session")
-def image(workspace: Path) -> ContainerImage:
-    return ContainerImage(workspace / "image")
-
-
 @pytest.fixture
-def make_pods(image: ContainerImage, tmp_path: Path) -> Iterator[MakePods]:
+def make_pods(container_image: ContainerImage, tmp_path: Path) -> Iterator[MakePods]:
     """The pods of an install, each with an address of its own, which the headless Service resolves to."""
     made: list[Pod] = []
 
@@ -36,7 +32,7 @@ def make_pods(image: ContainerImage, tmp_path: Path) -> Iterator[MakePods]:
         services = [one for one in release.manifests if one["kind"] == "Service"]
         headless = [one["metadata"]["name"] for one in services if one["spec"].get("clusterIP") == "None"]
         cluster = Cluster(secrets, {f"{name}.{helm.NAMESPACE}.svc": addresses for name in headless})
-        new = [Pod(image, release, cluster, tmp_path / f"pod-{len(made)}-{address}", address) for address in addresses]
+        new = [Pod(container_image, release, cluster, tmp_path / f"pod-{len(made)}-{address}", address) for address in addresses]
         made.extend(new)
         return new
 
@@ -70,9 +66,10 @@ def test_pod_on_a_disk_serves_keeps_and_ends(make_pods, proxy, publish, tmp_path
     picture = publish()
     assert Skopeo(tmp_path).pull(pod.edge, picture, "tag") == expected(picture)
 
-    blobs = [path for path in (pod.store / "blobs").rglob("*") if path.is_file()]
-    assert {path.name for path in blobs} >= {digest.removeprefix("sha256:") for digest in picture.blobs}
-    assert {path.stat().st_uid for path in blobs} == {65532}
+    wanted = {digest.removeprefix("sha256:") for digest in picture.blobs}
+    kept = lambda: {path.name: path for path in (pod.store / "blobs").rglob("*") if path.is_file()}
+    wait_until(lambda: wanted <= set(kept()), "every blob is in the volume")
+    assert {path.stat().st_uid for path in kept().values()} == {65532}
     assert pod.stop() == 0
 
 

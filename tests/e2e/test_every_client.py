@@ -32,11 +32,10 @@ class Front:
 
 
 @pytest.fixture(scope="module", params=["plain", "tls"])
-def front(request, registry, authority, tmp_path_factory) -> Iterator[Front]:
-    folder = tmp_path_factory.mktemp(f"front-{request.param}")
+def front(request, make_headpond, registry, authority) -> Iterator[Front]:
     with in_front_of(registry.edge) as proxy:
         rules = headpond_part.rules_for(proxy.edge)
-        made = Headpond(folder, rules) if request.param == "plain" else SecureHeadpond(folder, rules, authority)
+        made = make_headpond(rules, authority=authority if request.param == "tls" else None)
         made.start()
         yield Front(made, proxy)
         made.stop()

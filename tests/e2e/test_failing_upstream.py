@@ -42,9 +42,9 @@ class Aged:
 
 
 @pytest.fixture(scope="module", params=FAILURES)
-def aged(request, registry, clients, publish, tmp_path_factory) -> Iterator[Aged]:
+def aged(request, make_headpond, registry, clients, publish) -> Iterator[Aged]:
     with in_front_of(registry.edge) as proxy:
-        headpond = Headpond(tmp_path_factory.mktemp("aged"), rules_for(proxy.edge, **SHORT)).start()
+        headpond = make_headpond(rules_for(proxy.edge, **SHORT)).start()
         images = {name: publish("index") for name in ways.NAMES}
         for name, image in images.items():
             assert clients.ways[name].pull(headpond.edge, image, "tag") == expected(image)

@@ -9,9 +9,11 @@ from parts.edge import request
 from parts.headpond import Headpond, rules_for
 from parts.images import Image
 from parts.process import wait_until
+from parts.stores import Store
 from parts.tmpfs import Tmpfs
 from parts.way import expected
 
+pytestmark = pytest.mark.own_store
 STORE_BYTES = 64 << 20
 ROOM_BYTES = 6 << 20
 LAYER_BYTES = 20_000_000
@@ -32,8 +34,8 @@ def check_told_and_not_kept(headpond: Headpond, digest: str) -> None:
     assert headpond.total("headpond_cache_requests_total", kind="blob", result="bypass") >= 1
     wait_until(lambda: lines_that_say_not_kept(headpond, digest), "the log says the blob was not kept", timeout=5)
     assert len(lines_that_say_not_kept(headpond, digest)) == 1
-    assert digest.removeprefix("sha256:") not in {path.name for path in headpond.blob_files()}
-    wait_until(lambda: not headpond.staged(), "staging is empty", timeout=10)
+    assert digest.removeprefix("sha256:") not in {path.name for path in headpond.store.files()}
+    wait_until(lambda: not headpond.store.staged(), "staging is empty", timeout=10)
 
 
 def blob_path(image: Image) -> str:
@@ -41,7 +43,7 @@ def blob_path(image: Image) -> str:
 
 
 def test_store_full_before_a_fill_gives_all_clients_the_whole_blob(start_headpond, proxy, publish, small_disk):
-    headpond = start_headpond(rules_for(proxy.edge), store=small_disk.store)
+    headpond = start_headpond(rules_for(proxy.edge), store=Store(small_disk.store))
     image = publish(layer_bytes=LAYER_BYTES)
     small_disk.leave(ROOM_BYTES)
     assert headpond.get(f"/v2/{image.repository}/manifests/{image.tag}").digest == image.digest
@@ -54,7 +56,7 @@ def test_store_full_before_a_fill_gives_all_clients_the_whole_blob(start_headpon
 
 @pytest.mark.parametrize("name", ["skopeo", "ctr_hosts_toml_ns", "cri", "podman_prefix", "docker_prefix", "buildah"])
 def test_store_full_before_a_fill_lets_every_client_pull(start_headpond, clients, proxy, publish, small_disk, name):
-    headpond = start_headpond(rules_for(proxy.edge), store=small_disk.store)
+    headpond = start_headpond(rules_for(proxy.edge), store=Store(small_disk.store))
     image = publish(layer_bytes=LAYER_BYTES)
     small_disk.leave(ROOM_BYTES)
 
@@ -64,7 +66,7 @@ def test_store_full_before_a_fill_lets_every_client_pull(start_headpond, clients
 
 def test_store_filling_up_during_a_fill_gives_all_clients_the_whole_blob(start_headpond, proxy, publish, small_disk):
     """The upstream tells no length and no manifest was read: nothing could be reserved before the disk was full."""
-    headpond = start_headpond(rules_for(proxy.edge), store=small_disk.store)
+    headpond = start_headpond(rules_for(proxy.edge), store=Store(small_disk.store))
     image = publish(layer_bytes=LAYER_BYTES)
     proxy.hides_length = True
     small_disk.leave(ROOM_BYTES)
@@ -77,7 +79,7 @@ def test_store_filling_up_during_a_fill_gives_all_clients_the_whole_blob(start_h
 
 def test_another_writer_filling_the_disk_in_mid_fill_harms_no_client(start_headpond, proxy, publish, small_disk):
     """Every client has some of the blob when the room runs out."""
-    headpond = start_headpond(rules_for(proxy.edge), store=small_disk.store)
+    headpond = start_headpond(rules_for(proxy.edge), store=Store(small_disk.store))
     image = publish(layer_bytes=LAYER_BYTES)
     proxy.hides_length = True
     gate = proxy.hold_bodies(image.largest_blob, ROOM_BYTES)

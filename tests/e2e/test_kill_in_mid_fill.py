@@ -9,7 +9,7 @@ import pytest
 from parts.crowd import at_once
 from parts.edge import request
 from parts.headpond import Headpond, rules_for
-from parts.images import Image, digest_of
+from parts.images import Image
 from parts.process import wait_until
 
 ROUNDS = 20
@@ -43,10 +43,9 @@ def kill_at_a_random_moment(headpond: Headpond, image: Image, chance: random.Ran
     at_once([*pulls, kill])
 
 
-def check_store(headpond: Headpond) -> None:
-    wait_until(lambda: not headpond.staged(), "staging is empty", timeout=10)
-    for path in headpond.blob_files():
-        assert digest_of(path.read_bytes()) == f"sha256:{path.name}"
+def check_store(headpond: Headpond, image: Image) -> None:
+    wait_until(lambda: not headpond.store.staged(), "staging is empty", timeout=10)
+    headpond.store.check(image.blobs)
 
 
 @pytest.mark.timeout(240)
@@ -61,15 +60,15 @@ def test_every_blob_is_right_after_kills_in_mid_fill(start_headpond, proxy, publ
         proxy.bytes_per_second = BYTES_PER_SECOND
         assert headpond.get(f"/v2/{image.repository}/manifests/{image.tag}").status == 200
         kill_at_a_random_moment(headpond, image, chance)
-        interrupted += bool(headpond.staged())
+        interrupted += bool(headpond.store.staged())
         headpond.start()
-        check_store(headpond)
+        check_store(headpond, image)
         proxy.bytes_per_second = None
         for digest in image.amd64.layers:
             assert headpond.get(blob_path(image, digest)).digest == digest
         pulled.append(image)
     headpond.quiet()
-    check_store(headpond)
+    headpond.store.check()
     for image in pulled:
         assert all(headpond.get(blob_path(image, digest)).digest == digest for digest in image.blobs)
     assert interrupted >= ROUNDS // 4, "too few kills fell into a fill to mean anything"

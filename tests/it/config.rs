@@ -151,10 +151,11 @@ cluster: {peers: x}
             "rules[4].hosts[0]",
             "rules[4].upstream_prefix",
             "storage.path",
+            "storage.s3",
         ]
     );
     let text = found.to_string();
-    assert!(text.starts_with("configuration: 29 problems\n"), "{text}");
+    assert!(text.starts_with("configuration: 30 problems\n"), "{text}");
     assert!(text.contains("admin.adress: unknown key\n    hint: did you mean `address`?"), "{text}");
     assert!(text.contains("limits.max_header_byte: unknown key\n    hint: did you mean `max_header_bytes`?"), "{text}");
     assert!(text.contains("rules[2].mirrors: is not available in this version"), "{text}");
@@ -332,4 +333,21 @@ fn schema_closes_every_object_and_knows_every_key() {
     assert!(!schema.to_string().contains("null"));
     assert!(schema.pointer("/$defs/Limits/properties/stall_timeout").is_some());
     assert!(schema.pointer("/$defs/Rule/properties/upstream_prefix").is_some());
+}
+
+#[test]
+fn replicas_need_a_bucket_a_key_and_a_listener_that_they_hear() {
+    let found = |text: &str| -> Vec<String> { problems(text).problems.into_iter().map(|problem| problem.path).collect() };
+    assert_eq!(found("cluster: {peers: \"replicas:5000\"}"), ["storage.s3", "auth.token_key"]);
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("key"), "0123456789abcdef0123456789abcdef").unwrap();
+    let with = |listen: &str| {
+        let text =
+            format!("{listen}\nstorage: {{s3: {{bucket: b}}}}\nauth: {{token_key: \"file:key\"}}\ncluster: {{peers: \"replicas:5000\"}}");
+        Config::parse(&text, directory.path()).map_err(|found| found.problems.into_iter().map(|problem| problem.path).collect::<Vec<_>>())
+    };
+    assert_eq!(with("listen: 0.0.0.0:5000").unwrap().cluster.unwrap().peers, ["replicas:5000"]);
+    for listen in ["listen: 0.0.0.0:5001", "listen: {address: 0.0.0.0:5000, proxy_protocol: true}"] {
+        assert_eq!(with(listen).unwrap_err(), ["cluster.peers"], "{listen}");
+    }
 }

@@ -4,13 +4,16 @@
 mod architecture;
 mod auth;
 mod bad_input;
+mod bucket;
 mod catalog;
 mod chart;
 mod cli;
 mod cli_store;
+mod cluster;
 mod config;
 mod control;
 mod documents;
+mod du;
 mod errors;
 mod fake_bucket;
 mod fake_upstream;

@@ -4,3 +4,4 @@ mod blob_files;
 mod contract;
 mod leftovers;
 mod power_loss;
+mod room;

@@ -45,12 +45,25 @@ Keys are looked for with hasKey, since 0 and false are answers too.
 {{- end -}}
 {{- end -}}
 {{- if and $overS3 (gt (int .Values.replicas) 1) -}}
-{{- $port := (first (include "headpond.listeners" $config.listen | fromJsonArray)).port | int -}}
-{{- $peers := printf "%s.%s.svc:%d" (include "headpond.headless" .) .Release.Namespace $port -}}
 {{- include "headpond.default" (list $config "cluster" dict) -}}
-{{- include "headpond.default" (list $config.cluster "peers" $peers) -}}
+{{- if not (hasKey $config.cluster "peers") -}}
+{{- $peers := printf "%s.%s.svc:%s" (include "headpond.headless" .) .Release.Namespace (include "headpond.peerPort" $config.listen) -}}
+{{- $_ := set $config.cluster "peers" $peers -}}
+{{- end -}}
 {{- end -}}
 {{- toYaml $config -}}
+{{- end -}}
+
+{{/* The port under which replicas ask each other: they speak plain HTTP, and sign what they say. */}}
+{{- define "headpond.peerPort" -}}
+{{- $port := 0 -}}
+{{- range include "headpond.listeners" . | fromJsonArray -}}
+{{- if and .plain (not $port) -}}{{- $port = int .port -}}{{- end -}}
+{{- end -}}
+{{- if not $port -}}
+{{- fail "\n\nThe replicas ask each other over plain HTTP, and every listener has TLS or PROXY protocol.\nAdd one without to config.listen, such as 0.0.0.0:5002; service.port stays that of the first.\n" -}}
+{{- end -}}
+{{- $port -}}
 {{- end -}}
 
 {{/* (list MAP KEY VALUE): sets what is not there. Prints nothing. */}}
@@ -77,18 +90,20 @@ Keys are looked for with hasKey, since 0 and false are answers too.
 {{- printf "file:/etc/headpond/secrets/%s/%s" (index . 0) (index . 1) -}}
 {{- end -}}
 
-{{/* `listen` in any of its shapes: a JSON list of {port, tls}, the first one first. */}}
+{{/* `listen` in any of its shapes: a JSON list of {port, tls, plain}, in its order. */}}
 {{- define "headpond.listeners" -}}
 {{- $listeners := list -}}
 {{- range kindIs "slice" . | ternary . (list .) -}}
 {{- $address := . -}}
 {{- $tls := false -}}
+{{- $proxied := false -}}
 {{- if kindIs "map" . -}}
 {{- $address = .address | default "" -}}
 {{- $tls = hasKey . "tls" -}}
+{{- $proxied = .proxy_protocol | default false -}}
 {{- end -}}
 {{- $port := include "headpond.port" $address -}}
-{{- $listeners = append $listeners (dict "port" (int $port) "tls" $tls) -}}
+{{- $listeners = append $listeners (dict "port" (int $port) "tls" $tls "plain" (not (or $tls $proxied))) -}}
 {{- end -}}
 {{- toJson $listeners -}}
 {{- end -}}

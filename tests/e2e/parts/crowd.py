@@ -1,11 +1,12 @@
 """Many clients at once, over plain HTTP."""
 
 import hashlib
+import http.client
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from parts.edge import PIECE_BYTES, Answer, Edge, connect, headers_for, request
+from parts.edge import PIECE_BYTES, Answer, Edge, check_complete, connect, headers_for, request
 
 T = TypeVar("T")
 
@@ -38,11 +39,20 @@ class Follower:
         while count := response.readinto(buffer):
             hasher.update(buffer[:count])
             self.received += count
+        check_complete(response, "GET")
         connection.close()
         return f"sha256:{hasher.hexdigest()}"
 
+    def is_cut_off(self, timeout: float = 60.0) -> bool:
+        """Whether it ended without all of the body; waits for its end."""
+        try:
+            self.finish(timeout)
+        except (OSError, http.client.HTTPException):
+            return True
+        return False
+
     def finish(self, timeout: float = 60.0) -> str:
-        """The digest of all it received."""
+        """The digest of all it received; fails when the body broke off."""
         try:
             return self._digest.result(timeout)
         finally:

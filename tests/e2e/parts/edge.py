@@ -67,7 +67,7 @@ def headers_for(edge: Edge, extra: Mapping[str, str] | None = None) -> dict[str,
     return headers
 
 
-def _check_complete(response: http.client.HTTPResponse, method: str) -> None:
+def check_complete(response: http.client.HTTPResponse, method: str) -> None:
     """`readinto` ends quietly where a body breaks off before its Content-Length."""
     if method != "HEAD" and response.length:
         raise http.client.IncompleteRead(b"", response.length)
@@ -94,7 +94,7 @@ def request(
             length += count
             if keep_body:
                 kept += buffer[:count]
-        _check_complete(response, method)
+        check_complete(response, method)
         return Answer(response.status, response.headers, bytes(kept), length, hasher.hexdigest())
     finally:
         connection.close()

@@ -8,7 +8,9 @@ from pathlib import Path
 import yaml
 
 from parts.edge import Answer, Edge, request
-from parts.process import Process, free_port, run, wait_until
+from parts.network import THIS_HOST, Host
+from parts.process import Process, run, wait_until
+from parts.stores import Store
 from parts.tls import HOST, Authority, Certificate
 from parts.way import MIRRORED_HOST, PREFIX
 
@@ -42,21 +44,23 @@ class Headpond:
         self,
         folder: Path,
         rules: list[dict],
-        store: Path | None = None,
+        store: Store | None = None,
         env: dict[str, str] | None = None,
+        host: Host | None = None,
         **settings,
     ):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.store = store or folder / "store"
-        self.edge = Edge(free_port())
-        self.admin = Edge(free_port())
+        self.host = host or THIS_HOST
+        self.store = store or Store(folder / "store")
+        self.edge = self.host.edge()
+        self.admin = self.host.edge()
         self.log = folder / "headpond.log"
-        self.env = env or {}
+        self.env = self.store.env | (env or {})
         self.settings = {
             "listen": self.edge.address,
             "admin": {"address": self.admin.address},
-            "storage": {"path": str(self.store)},
+            "storage": self.store.settings,
             "rules": rules,
             **settings,
         }
@@ -68,7 +72,7 @@ class Headpond:
         return path
 
     def start(self) -> "Headpond":
-        command = [str(binary()), "serve", "--config", str(self.write_config())]
+        command = [*self.host.enter, str(binary()), "serve", "--config", str(self.write_config())]
         self.process = Process(command, self.log, self.env, cwd=self.folder)
         self.process.wait_until(lambda: self.ready() == 200, "is ready")
         return self
@@ -109,12 +113,6 @@ class Headpond:
 
     def log_lines(self, part: str = "") -> list[str]:
         return [line for line in self.log.read_text(errors="replace").splitlines() if part in line]
-
-    def staged(self) -> list[Path]:
-        return [path for path in (self.store / "staging").rglob("*") if path.is_file()]
-
-    def blob_files(self) -> list[Path]:
-        return [path for path in (self.store / "blobs").rglob("*") if path.is_file()]
 
     def peak_memory_bytes(self) -> int:
         status = Path(f"/proc/{self.process.pid}/status").read_text()

@@ -13,6 +13,7 @@ class Seen:
     path: str
     query: str
     headers: dict[str, str] = field(repr=False)
+    client: str = ""
     at: float = field(default_factory=time.monotonic)
     status: int | None = None
     body_bytes: int = 0

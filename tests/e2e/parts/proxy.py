@@ -39,9 +39,9 @@ class Gate:
 class Proxy:
     """Runs in a thread of its own. Knobs are plain attributes, read anew for each request or piece."""
 
-    def __init__(self, upstream: Edge):
+    def __init__(self, upstream: Edge, host: str = "127.0.0.1"):
         self.upstream = upstream
-        self.edge = Edge(free_port())
+        self.edge = Edge(free_port(), host=host, connect_to=host)
         self.journal = Journal()
         self.bytes_per_second: int | None = None
         self.hides_length = False
@@ -123,7 +123,7 @@ class Proxy:
         if first == TLS_HANDSHAKE:
             return False
         head = first + await reader.readuntil(b"\r\n\r\n")
-        seen = _parse_request(head)
+        seen = _parse_request(head, writer.get_extra_info("peername")[0])
         self.journal.add(seen)
         if self._hangs:
             await reader.read()
@@ -171,10 +171,10 @@ class Proxy:
         return 32 * 1024 if self.bytes_per_second or self.gate else PIECE_BYTES
 
 
-def _parse_request(head: bytes) -> Seen:
+def _parse_request(head: bytes, client: str) -> Seen:
     method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ")
     path, _, query = target.partition("?")
-    return Seen(method, path, query, _headers(head))
+    return Seen(method, path, query, _headers(head), client)
 
 
 def _headers(head: bytes) -> dict[str, str]:
@@ -217,8 +217,8 @@ def _own_answer(status: int, headers: Mapping[str, str], method: str) -> bytes:
 
 
 @contextlib.contextmanager
-def in_front_of(upstream: Edge):
-    proxy = Proxy(upstream)
+def in_front_of(upstream: Edge, host: str = "127.0.0.1"):
+    proxy = Proxy(upstream, host)
     try:
         yield proxy
     finally:

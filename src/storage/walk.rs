@@ -1,0 +1,177 @@
+//! The walk over the disk: what is there, and when it was last used.
+//!
+//! Runs behind the started server, on a blocking thread. What is committed, used or evicted meanwhile
+//! is in the index before the walk comes to it, or is found by it; either way it is there once.
+//! Blobs come first, so that something can be evicted soon; then the records, which say which of the
+//! blobs are manifests and stay.
+
+use std::fs::{self, DirEntry, Metadata};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::footprint::disk_bytes;
+use super::index::Waiting;
+use super::room::{Room, Seen};
+use crate::oci::{Algorithm, Digest};
+
+/// Blobs, and pins, that are noted at a time.
+const BATCH: usize = 256;
+
+impl Room {
+    /// Walks the disk once: after that it is known what is used, and in which order. Blocks.
+    pub fn walk(&self) {
+        let mut first = FirstWalk { room: self, seen: Vec::with_capacity(BATCH), waiting: Vec::new() };
+        let other_bytes = walk_store(self, &mut first);
+        let FirstWalk { mut waiting, .. } = first;
+        waiting.sort_unstable_by(|one, other| other.cmp(one));
+        for some in waiting.chunks(BATCH) {
+            self.books().index.settle(some);
+        }
+        let mut books = self.books();
+        books.walk_is_over();
+        drop(books);
+        self.walk_went_on();
+        tracing::debug!(blobs = waiting.len(), other_bytes, "the store has been walked");
+    }
+
+    /// Counts again what is no blob: directories grow, and others may put something there. Blocks.
+    pub fn recount(&self) {
+        let before_bytes = self.books().other_bytes();
+        let counted_bytes = walk_store(self, &mut Recount);
+        if !self.is_stopping() {
+            self.books().recounted_other(counted_bytes, before_bytes);
+        }
+    }
+}
+
+/// Who is told what a walk finds.
+trait Finder {
+    /// A file that is named like a blob, where blobs are.
+    fn blob(&mut self, digest: Digest, metadata: &Metadata);
+    /// A directory of blobs is at its end.
+    fn end_of_directory(&mut self);
+    /// Anything else.
+    fn other(&mut self, disk_bytes: u64);
+    /// By its record this blob is a manifest.
+    fn manifest(&mut self, digest: &Digest);
+}
+
+/// The walk after the start.
+struct FirstWalk<'a> {
+    room: &'a Room,
+    seen: Vec<Seen>,
+    waiting: Vec<Waiting>,
+}
+
+impl Finder for FirstWalk<'_> {
+    fn blob(&mut self, digest: Digest, metadata: &Metadata) {
+        let modified_ms = metadata.modified().map_or(0, super::unix_milliseconds);
+        self.seen.push(Seen { digest, disk_bytes: metadata.blocks() * 512, length_bytes: metadata.len(), modified_ms });
+        if self.seen.len() >= BATCH {
+            self.end_of_directory();
+        }
+    }
+
+    fn end_of_directory(&mut self) {
+        self.room.books().saw(&self.seen, &mut self.waiting);
+        self.seen.clear();
+    }
+
+    fn other(&mut self, disk_bytes: u64) {
+        self.room.books().saw_other(disk_bytes);
+    }
+
+    fn manifest(&mut self, digest: &Digest) {
+        self.room.books().index.pin(digest);
+    }
+}
+
+/// A later one: blobs are known.
+struct Recount;
+
+impl Finder for Recount {
+    fn blob(&mut self, _: Digest, _: &Metadata) {}
+    fn end_of_directory(&mut self) {}
+    fn other(&mut self, _: u64) {}
+    fn manifest(&mut self, _: &Digest) {}
+}
+
+/// Returns how much is there that is no blob.
+fn walk_store(room: &Room, finder: &mut impl Finder) -> u64 {
+    let layout = room.layout();
+    let mut walk = Walk { room, finder, other_bytes: 0 };
+    for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+        walk.blobs(&layout.blobs(algorithm), algorithm);
+    }
+    walk.other(disk_bytes(&layout.staging()).unwrap_or(0));
+    walk.others(layout.root(), &|path| layout.is_counted_otherwise(path));
+    walk.other_bytes
+}
+
+struct Walk<'a, F> {
+    room: &'a Room,
+    finder: &'a mut F,
+    other_bytes: u64,
+}
+
+impl<F: Finder> Walk<'_, F> {
+    /// The blobs of one algorithm, two levels down.
+    fn blobs(&mut self, directory: &Path, algorithm: Algorithm) {
+        for fan in self.entries(directory) {
+            for entry in self.entries(&fan.path()) {
+                // One that has been evicted since is not there.
+                let Ok(metadata) = entry.metadata() else { continue };
+                let digest = entry.file_name().to_str().and_then(|name| Digest::from_hex(algorithm, name).ok());
+                match digest.filter(|_| metadata.is_file()) {
+                    Some(digest) => self.finder.blob(digest, &metadata),
+                    None => self.other(metadata.blocks() * 512),
+                }
+            }
+            self.finder.end_of_directory();
+            self.room.walk_went_on();
+        }
+    }
+
+    /// Everything below a directory but what `is_counted` says is counted already.
+    fn others(&mut self, directory: &Path, is_counted: &impl Fn(&Path) -> bool) {
+        let algorithm = manifests_of(directory);
+        for entry in self.entries(directory) {
+            let Ok(kind) = entry.file_type() else { continue };
+            if kind.is_dir() {
+                let path = entry.path();
+                if !is_counted(&path) {
+                    self.others(&path, is_counted);
+                }
+                continue;
+            }
+            self.other(entry.metadata().map_or(0, |metadata| metadata.blocks() * 512));
+            if let Some(algorithm) = algorithm
+                && let Some(digest) = entry.file_name().to_str().and_then(|name| Digest::from_hex(algorithm, name).ok())
+            {
+                self.finder.manifest(&digest);
+            }
+        }
+    }
+
+    /// The entries of a directory, itself counted; none once the walk is to stop.
+    fn entries(&mut self, directory: &Path) -> impl Iterator<Item = DirEntry> + use<F> {
+        let entries = if self.room.is_stopping() { None } else { fs::read_dir(directory).ok() };
+        if entries.is_some() {
+            self.other(disk_bytes(directory).unwrap_or(0));
+        }
+        entries.into_iter().flatten().flatten()
+    }
+
+    fn other(&mut self, disk_bytes: u64) {
+        self.other_bytes += disk_bytes;
+        self.finder.other(disk_bytes);
+    }
+}
+
+/// If a directory holds records of manifests: those of which algorithm.
+fn manifests_of(directory: &Path) -> Option<Algorithm> {
+    let mut last = directory.components().rev().map(|component| component.as_os_str());
+    let (algorithm, kind) = (last.next()?, last.next()?);
+    let algorithm = [Algorithm::Sha256, Algorithm::Sha512].into_iter().find(|it| algorithm == it.as_str())?;
+    (kind == super::layout::MANIFESTS).then_some(algorithm)
+}

@@ -1,0 +1,247 @@
+"""Three replicas over one bucket, each on a host of its own: one upstream transfer for all, and no one's end is another's.
+
+"Held" means that the upstream stands still in the middle of a blob: what happens then happens in mid-transfer.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from parts.crowd import Follower, at_once
+from parts.headpond import Headpond
+from parts.images import Image
+from parts.network import Network
+from parts.process import wait_until
+from parts.proxy import Proxy, in_front_of
+from parts.replicas import Replicas
+from parts.way import expected
+
+pytestmark = pytest.mark.own_store
+CLIENTS = 60
+LAYER_BYTES = 200_000_000
+KILLED_LAYER_BYTES = 40_000_000
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[Network]:
+    made = Network()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def gateway(network, ceph):
+    return ceph.gateway(network.address)
+
+
+@pytest.fixture
+def upstream(registry, network) -> Iterator[Proxy]:
+    with in_front_of(registry.edge, network.address) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def start_replicas(tmp_path, network, gateway, upstream) -> Iterator[Callable[..., Replicas]]:
+    started: list[Replicas] = []
+
+    def start(**settings) -> Replicas:
+        prefix = f"replicas-{tmp_path.name}-{len(started)}"
+        started.append(Replicas(tmp_path / f"replicas-{len(started)}", network, gateway, upstream, prefix, **settings))
+        return started[-1].start()
+
+    yield start
+    network.heal()
+    for replicas in started:
+        replicas.stop()
+
+
+def manifest_path(image: Image) -> str:
+    return f"/v2/{image.repository}/manifests/{image.tag}"
+
+
+def blob_path(image: Image, digest: str) -> str:
+    return f"/v2/{image.repository}/blobs/{digest}"
+
+
+def know_the_image(replicas: Replicas, image: Image) -> None:
+    for one in replicas.all:
+        assert one.get(manifest_path(image)).digest == image.digest
+
+
+def follow(replicas: Replicas, image: Image, clients: int) -> dict[Follower, Headpond]:
+    path = blob_path(image, image.largest_blob)
+    return {Follower(one.edge, path): one for one in replicas.spread(clients)}
+
+
+def follow_to(fraction: float, replicas: Replicas, image: Image, clients: int) -> dict[Follower, Headpond]:
+    """Clients that have nearly all of what a held upstream has sent."""
+    followers = follow(replicas, image, clients)
+    enough = fraction * len(image.blobs[image.largest_blob])
+    wait_until(lambda: min(one.received for one in followers) >= enough, f"all have {fraction:.0%}", timeout=60)
+    return followers
+
+
+@pytest.mark.timeout(300)
+def test_sixty_clients_of_three_replicas_cost_one_transfer_and_all_stream(start_replicas, upstream, publish):
+    replicas = start_replicas()
+    image = publish(layer_bytes=LAYER_BYTES)
+    blob, size_bytes = image.largest_blob, len(image.blobs[image.largest_blob])
+    know_the_image(replicas, image)
+    gate = upstream.hold_bodies(blob, size_bytes // 2)
+
+    followers = follow_to(0.4, replicas, image, CLIENTS)
+    gate.open()
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        digests = list(pool.map(lambda one: one.finish(200), followers))
+
+    assert digests == [blob] * CLIENTS
+    assert upstream.journal.count("GET", blob) == 1
+    assert upstream.journal.body_bytes(blob) == size_bytes
+    assert upstream.journal.count("GET", manifest_path(image)) == 1
+    wait_until(lambda: replicas.store.holds(blob), "the bucket has it", timeout=60)
+
+
+@pytest.mark.parametrize("victim", ["owner", "other"])
+def test_replica_killed_in_mid_transfer_breaks_off_its_own_clients_only(start_replicas, upstream, publish, victim):
+    replicas = start_replicas()
+    image = publish(layer_bytes=KILLED_LAYER_BYTES)
+    blob, size_bytes = image.largest_blob, len(image.blobs[image.largest_blob])
+    know_the_image(replicas, image)
+    gate = upstream.hold_bodies(blob, size_bytes // 2)
+    followers = follow_to(0.4, replicas, image, 12)
+    owner = replicas.filling_from_upstream(blob)
+    killed = owner if victim == "owner" else next(one for one in replicas.all if one is not owner)
+
+    killed.kill()
+    gate.open()
+
+    for follower, replica in followers.items():
+        if replica is killed:
+            assert follower.is_cut_off()
+        else:
+            assert follower.finish() == blob
+    assert upstream.journal.body_bytes(blob) <= 2 * size_bytes
+    wait_until(lambda: replicas.store.holds(blob), "the bucket has it", timeout=60)
+    replicas.store.check()
+
+
+def test_replicas_with_different_peer_lists_serve_right_bytes_and_never_loop(start_replicas, upstream, publish):
+    """Each knows itself and the next one: for some blobs every replica holds another one for the owner."""
+    replicas = start_replicas(peers=lambda number: [number, (number + 1) % 3])
+    images = [publish() for _ in range(12)]
+
+    def pull(one: Headpond, image: Image) -> None:
+        assert one.get(manifest_path(image)).digest == image.digest
+        for digest in image.blobs:
+            assert one.get(blob_path(image, digest)).digest == digest
+
+    at_once([lambda one=one, image=image: pull(one, image) for image in images for one in replicas.all])
+
+    for image in images:
+        for digest in image.blobs:
+            assert upstream.journal.count("GET", digest) <= len(replicas.all)
+    replicas.quiet()
+
+
+def test_two_replicas_with_different_peer_lists_cost_at_most_two_transfers(start_replicas, upstream, publish):
+    replicas = start_replicas(count=2, peers=lambda number: [[0], [0, 1]][number])
+    image = publish(layer_bytes=KILLED_LAYER_BYTES)
+    know_the_image(replicas, image)
+
+    followers = follow(replicas, image, 10)
+
+    assert {one.finish() for one in followers} == {image.largest_blob}
+    assert upstream.journal.body_bytes(image.largest_blob) <= 2 * len(image.blobs[image.largest_blob])
+
+
+@pytest.mark.timeout(240)
+def test_replicas_cut_from_each_other_in_mid_transfer_end_every_pull(start_replicas, network, upstream, publish):
+    """The cut is silent: nothing is refused, nothing is reset. Upstream and bucket are reached by all."""
+    replicas = start_replicas(limits={"stall_timeout": "3s"})
+    image = publish(layer_bytes=KILLED_LAYER_BYTES)
+    blob, size_bytes = image.largest_blob, len(image.blobs[image.largest_blob])
+    know_the_image(replicas, image)
+    gate = upstream.hold_bodies(blob, size_bytes // 2)
+    followers = follow_to(0.4, replicas, image, 12)
+
+    network.cut()
+    gate.open()
+
+    assert {one.finish(120) for one in followers} == {blob}
+    assert upstream.journal.body_bytes(blob) <= len(replicas.all) * size_bytes
+    late = publish()
+    for one in replicas.all:
+        assert one.get(manifest_path(late)).digest == late.digest
+        assert one.get(blob_path(late, late.largest_blob), timeout=60).digest == late.largest_blob
+    network.heal()
+    replicas.quiet()
+    replicas.store.check()
+
+
+@pytest.mark.parametrize("name", ["skopeo", "ctr_hosts_toml_ns", "podman_prefix", "docker_registry_mirrors"])
+def test_what_one_replica_pulled_every_replica_serves_without_the_upstream(
+    start_replicas, upstream, publish, clients, name
+):
+    replicas = start_replicas()
+    image, way = publish("index"), clients.ways[name]
+    first, *others = replicas.all
+    assert way.pull(first.edge, image, "tag") == expected(image)
+    first.quiet()
+    pulled = [digest for digest in image.blobs if upstream.journal.count("GET", digest)]
+    wait_until(lambda: replicas.store.holds_all(pulled), "the bucket has what was pulled", timeout=30)
+
+    upstream.refuse()
+
+    for one in others:
+        assert way.pull(one.edge, image, "tag") == expected(image)
+        assert way.pull(one.edge, image, "digest") == expected(image)
+
+
+ROUNDS = 20
+ROUND_LAYER_BYTES = 6_000_000
+BYTES_PER_SECOND = 12_000_000
+LATEST_KILL_SECONDS = 0.7
+
+
+def kill_one_at_a_random_moment(replicas: Replicas, image: Image, chance: random.Random) -> Headpond:
+    """Every replica has a client of the layer. Those of the others end right; the victim's may be broken off."""
+    victim, moment = chance.choice(replicas.all), chance.uniform(0, LATEST_KILL_SECONDS)
+    followers = follow(replicas, image, 6)
+    time.sleep(moment)
+    victim.kill()
+    for follower, replica in followers.items():
+        if replica is not victim or not follower.is_cut_off():
+            assert follower.finish() == image.largest_blob
+    return victim
+
+
+@pytest.mark.timeout(300)
+def test_nothing_is_wrong_or_lost_after_replicas_are_killed_at_any_moment(start_replicas, upstream, publish):
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    replicas = start_replicas(limits={"stall_timeout": "3s"})
+    pulled, interrupted = [], 0
+    for _ in range(ROUNDS):
+        image = publish(layer_bytes=ROUND_LAYER_BYTES)
+        upstream.bytes_per_second = BYTES_PER_SECOND
+        know_the_image(replicas, image)
+        victim = kill_one_at_a_random_moment(replicas, image, chance)
+        interrupted += bool(victim.store.staged())
+        upstream.bytes_per_second = None
+        victim.start()
+        for digest in image.blobs:
+            assert victim.get(blob_path(image, digest)).digest == digest
+        pulled.append(image)
+    replicas.quiet()
+    wait_until(lambda: all(replicas.store.holds_all(image.blobs) for image in pulled), "all is stored", timeout=60)
+    replicas.store.check()
+    upstream.refuse()
+    for image in pulled:
+        for one in replicas.all:
+            assert one.get(manifest_path(image)).digest == image.digest
+            assert all(one.get(blob_path(image, digest)).digest == digest for digest in image.blobs)
+    assert interrupted >= ROUNDS // 4, "too few kills fell into a fill to mean anything"

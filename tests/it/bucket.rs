@@ -1,0 +1,74 @@
+//! A bucket as the truth: what comes in goes there, and comes from there.
+
+mod fills;
+mod gone;
+mod redirect;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use headpond::app::World;
+use headpond::oci::Digest;
+
+use crate::fake_bucket::FakeBucket;
+use crate::fake_upstream::{FakeUpstream, Image, pseudo_random};
+use crate::headpond::{Headpond, configuration};
+
+const MIB: usize = 1 << 20;
+
+/// A server over `bucket` with a directory of its own: one of several replicas. `storage` and `rule` are further keys.
+async fn replica(fake: &FakeUpstream, bucket: &FakeBucket, storage: &str, top: &str) -> Headpond {
+    replica_in(fake, bucket, storage, top, tempfile::tempdir().unwrap()).await
+}
+
+/// Like [`replica`], on a directory that may hold something.
+async fn replica_in(fake: &FakeUpstream, bucket: &FakeBucket, storage: &str, top: &str, directory: tempfile::TempDir) -> Headpond {
+    let text = configuration(&fake.url(), "", top);
+    let text = text.replace("storage: {path: headpond-data}", &format!("storage: {{path: headpond-data, s3: {}{storage}}}", bucket.s3()));
+    Headpond::of(fake, &text, directory, World::default()).await
+}
+
+/// An upstream with an image of one layer.
+async fn fake_with_image(seed: u64, length: usize) -> (FakeUpstream, Image, Bytes) {
+    let fake = FakeUpstream::start().await;
+    let content = pseudo_random(seed, length);
+    let image = fake.put_image("library/x", "1", std::slice::from_ref(&content));
+    (fake, image, content)
+}
+
+fn key(digest: &Digest) -> String {
+    let hex = digest.hex();
+    format!("blobs/sha256/{}/{hex}", &hex[..2])
+}
+
+/// Pulls the image as a client does: tag, config, layer.
+async fn pull(server: &Headpond, image: &Image) {
+    let manifest = server.get("/v2/up/library/x/manifests/1").await;
+    assert_eq!(manifest.status, 200, "{:?}", manifest.body);
+    for digest in std::iter::once(&image.config).chain(&image.layers) {
+        let blob = server.get(&Headpond::blob(digest)).await;
+        assert_eq!(blob.status, 200);
+        assert_eq!(blob.digest(), *digest);
+    }
+}
+
+/// Waits until `holds`; what is written behind an answer takes a moment.
+async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let waited = tokio::time::timeout(Duration::from_secs(60), async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "not in time: {what}");
+}
+
+/// Waits until the bucket has all of an image, with its records.
+async fn stored(bucket: &FakeBucket, image: &Image) {
+    let blobs: Vec<_> = image.layers.iter().chain([&image.config, &image.digest]).map(key).collect();
+    eventually("the image is in the bucket", || {
+        let keys = bucket.keys();
+        let has = |wanted: &str| keys.iter().any(|key| key.starts_with(wanted));
+        blobs.iter().all(|blob| has(blob)) && has("repositories/up!library!x") && has("images/up/library/x/_tags/1")
+    })
+    .await;
+}

@@ -1,0 +1,131 @@
+//! Blobs on their way through the bucket.
+
+use reqwest::Method;
+
+use super::{MIB, fake_with_image, key, pull, replica, stored};
+use crate::fake_bucket::FakeBucket;
+use crate::fake_upstream::pseudo_random;
+use crate::fill::Reader;
+use crate::headpond::Headpond;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_replica_pulled_another_one_serves_without_upstream() {
+    let (fake, image, _) = fake_with_image(1, 20 * MIB).await;
+    let bucket = FakeBucket::start().await;
+    let first = replica(&fake, &bucket, "", "").await;
+    pull(&first, &image).await;
+    stored(&bucket, &image).await;
+    assert_eq!(std::fs::read(bucket.file(&key(&image.layers[0]))).unwrap(), pseudo_random(1, 20 * MIB));
+    assert_eq!(bucket.unfinished_uploads(), 0);
+    first.stop().await;
+    let asked = fake.journal().len();
+    let second = replica(&fake, &bucket, "", "").await;
+    pull(&second, &image).await;
+    assert_eq!(fake.journal().len(), asked, "upstream was asked");
+    second.wait_for_fills().await;
+    assert_eq!(second.stored_blobs().len(), 2, "config and layer are in the disk tier now");
+    assert_eq!(fake.blob_bytes_sent(&image.layers[0]), 20 * MIB as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_goes_into_the_bucket_while_it_comes() {
+    const LENGTH: usize = 64 * MIB;
+    let (fake, image, content) = fake_with_image(2, LENGTH).await;
+    let bucket = FakeBucket::start().await;
+    let server = replica(&fake, &bucket, "", "").await;
+    assert_eq!(server.get("/v2/up/library/x/manifests/1").await.status, 200);
+    fake.hold_blobs_at(LENGTH as u64 / 2);
+    let mut reader = Reader::open(&server, &image.layers[0], "", &content).await;
+    reader.read_to(LENGTH * 45 / 100).await;
+    let mut parts = 0;
+    while parts < 3 {
+        parts += bucket.take_journal().iter().filter(|call| call.method == "PUT" && call.query.contains("partNumber")).count();
+        tokio::task::yield_now().await;
+    }
+    assert!(!bucket.file(&key(&image.layers[0])).exists(), "nothing is visible before the digest holds");
+    fake.release();
+    assert_eq!(reader.rest().await, Ok(LENGTH));
+    super::eventually("the blob is in the bucket", || bucket.file(&key(&image.layers[0])).exists()).await;
+    assert_eq!(fake.blob_bytes_sent(&image.layers[0]), LENGTH as u64, "upstream sent it once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_tier_nothing_stays_on_disk() {
+    let (fake, image, _) = fake_with_image(3, 20 * MIB).await;
+    let bucket = FakeBucket::start().await;
+    let server = replica(&fake, &bucket, ", max_size: 0", "").await;
+    for _ in 0..2 {
+        pull(&server, &image).await;
+        stored(&bucket, &image).await;
+        server.wait_for_fills().await;
+        assert_eq!((server.stored_blobs().len(), server.staged()), (0, 0));
+    }
+    assert_eq!(fake.blob_bytes_sent(&image.layers[0]), 20 * MIB as u64, "the second pull came from the bucket");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_of_a_blob_in_the_bucket_is_that_range() {
+    let (fake, image, content) = fake_with_image(4, 40 * MIB).await;
+    let bucket = FakeBucket::start().await;
+    let first = replica(&fake, &bucket, "", "").await;
+    pull(&first, &image).await;
+    stored(&bucket, &image).await;
+    let second = replica(&fake, &bucket, "", "").await;
+    for start in [30 * MIB, 5, 39 * MIB] {
+        let range = format!("bytes={start}-{}", start + 999_999);
+        let mut reader = Reader::open(&second, &image.layers[0], &range, &content).await;
+        assert_eq!(reader.rest().await, Ok(start + 1_000_000));
+    }
+    assert_eq!(fake.blob_bytes_sent(&image.layers[0]), 40 * MIB as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_the_bucket_through_another_upstream_is_not_served_without_its_word() {
+    let (fake, image, _) = fake_with_image(5, MIB).await;
+    let bucket = FakeBucket::start().await;
+    let first = replica(&fake, &bucket, "", "").await;
+    pull(&first, &image).await;
+    stored(&bucket, &image).await;
+    let (other, _, _) = fake_with_image(6, 10).await;
+    let second = replica(&other, &bucket, "", "").await;
+    assert_eq!(second.get(&Headpond::blob(&image.layers[0])).await.status, 404);
+    // An upstream that has it too is asked for its word, not for the bytes.
+    let digest = other.put_blob(pseudo_random(5, MIB));
+    let third = replica(&other, &bucket, "", "").await;
+    assert_eq!(third.get(&Headpond::blob(&digest)).await.digest(), digest);
+    assert_eq!(other.blob_bytes_sent(&digest), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_is_rotten_in_the_bucket_comes_from_upstream_and_is_replaced() {
+    let (fake, image, content) = fake_with_image(7, 10 * MIB).await;
+    let bucket = FakeBucket::start().await;
+    let first = replica(&fake, &bucket, "", "").await;
+    pull(&first, &image).await;
+    stored(&bucket, &image).await;
+    let file = bucket.file(&key(&image.layers[0]));
+    let mut bytes = content.to_vec();
+    bytes[5] ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    let second = replica(&fake, &bucket, "", "").await;
+    let answer = second.get(&Headpond::blob(&image.layers[0])).await;
+    assert!(answer.body.is_err(), "nobody gets all of it");
+    second.wait_for_fills().await;
+    let again = second.get(&Headpond::blob(&image.layers[0])).await;
+    assert_eq!(again.digest(), image.layers[0]);
+    super::eventually("the blob in the bucket is right again", || std::fs::read(&file).unwrap() == content).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_upstream_does_not_complete_leaves_nothing_in_the_bucket() {
+    let (fake, image, _) = fake_with_image(8, 40 * MIB).await;
+    let bucket = FakeBucket::start().await;
+    let server = replica(&fake, &bucket, "", "").await;
+    assert_eq!(server.get("/v2/up/library/x/manifests/1").await.status, 200);
+    fake.on(crate::fake_upstream::On::BlobGet).always(crate::fake_upstream::Fault::CutBodyAt(30 << 20));
+    let answer = server.ask(Method::GET, &Headpond::blob(&image.layers[0]), &[]).await;
+    assert!(answer.body.is_err());
+    server.wait_for_fills().await;
+    super::eventually("the upload is aborted", || bucket.unfinished_uploads() == 0).await;
+    assert!(!bucket.file(&key(&image.layers[0])).exists());
+}

@@ -1,0 +1,33 @@
+//! `delivery: redirect`.
+
+use super::{MIB, fake_with_image, pull, replica, stored};
+use crate::fake_bucket::FakeBucket;
+use crate::headpond::Headpond;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_blobs_that_the_bucket_has_are_answered_with_a_signed_url() {
+    let (fake, image, content) = fake_with_image(21, 3 * MIB).await;
+    let bucket = FakeBucket::start().await;
+    let server = replica(&fake, &bucket, ", delivery: redirect", "").await;
+    pull(&server, &image).await;
+    stored(&bucket, &image).await;
+    let layer = Headpond::blob(&image.layers[0]);
+    let answer = server.get(&layer).await;
+    assert_eq!(answer.status, 307);
+    assert_eq!(answer.header("cache-control"), "no-store");
+    let url = answer.header("location").to_owned();
+    assert!(url.starts_with(&bucket.url()) && url.contains("X-Amz-Signature="), "{url}");
+    let blob = server.client.get(&url).send().await.unwrap().bytes().await.unwrap();
+    assert_eq!(blob, content);
+    let part = server.client.get(&url).header("range", "bytes=10-19").send().await.unwrap();
+    assert_eq!((part.status().as_u16(), part.bytes().await.unwrap()), (206, content.slice(10..20)));
+    let tampered = server.client.get(url.replace(&image.layers[0].hex(), &image.config.hex())).send().await.unwrap();
+    assert_eq!(tampered.status(), 403);
+    // HEAD and small blobs are answered here, and so is a range that is none.
+    let head = server.head(&layer).await;
+    assert_eq!((head.status.as_u16(), head.header("content-length")), (200, content.len().to_string().as_str()));
+    assert_eq!(server.get(&Headpond::blob(&image.config)).await.digest(), image.config);
+    assert_eq!(server.get_range(&layer, "bytes=99999999-").await.status, 416);
+    let counted = server.metric("headpond_cache_bytes_total{direction=\"redirected\",rule=\"up\"}");
+    assert_eq!(counted, 3 << 20, "counted by length");
+}

@@ -1,0 +1,459 @@
+//! Room on the disk: a cap and a floor that hold at every moment, and what goes for them.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use headpond::clock::Clock;
+use headpond::oci::{Digest, DigestHasher, RepositoryName};
+use headpond::storage::{BlobLinkRecord, Disk, LocalDisk, ManifestRecord, RecordKey, RoomLimits, Space, StorageError, Store, StoreParts};
+use tempfile::TempDir;
+
+use crate::du::du;
+use crate::fake_upstream::pseudo_random;
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+/// A file system of so many bytes, which does not sync: that would only take time.
+#[derive(Debug)]
+struct SmallDisk {
+    store: PathBuf,
+    total_bytes: u64,
+    others_bytes: AtomicU64,
+    asked: AtomicU64,
+}
+
+impl Disk for SmallDisk {
+    fn create(&self, path: &Path) -> io::Result<File> {
+        LocalDisk.create(path)
+    }
+
+    fn reserve(&self, file: &File, length_bytes: u64) -> io::Result<()> {
+        LocalDisk.reserve(file, length_bytes)
+    }
+
+    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        LocalDisk.write_at(file, bytes, offset)
+    }
+
+    fn sync_data(&self, _: &File) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn create_directory(&self, path: &Path) -> io::Result<bool> {
+        LocalDisk.create_directory(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        LocalDisk.rename(from, to)
+    }
+
+    fn sync_directory(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        LocalDisk.remove(path)
+    }
+
+    fn space(&self, _: &Path) -> io::Result<Space> {
+        self.asked.fetch_add(1, Ordering::AcqRel);
+        let used_bytes = du(&self.store) + self.others_bytes.load(Ordering::Acquire);
+        Ok(Space { total_bytes: self.total_bytes, free_bytes: self.total_bytes.saturating_sub(used_bytes), block_bytes: 4096 })
+    }
+}
+
+impl SmallDisk {
+    fn of(directory: &TempDir, total_bytes: u64) -> Arc<Self> {
+        let store = directory.path().to_owned();
+        Arc::new(Self { store, total_bytes, others_bytes: AtomicU64::new(0), asked: AtomicU64::new(0) })
+    }
+}
+
+fn name(text: &str) -> RepositoryName {
+    RepositoryName::parse(text).unwrap()
+}
+
+fn parts(directory: &TempDir, max_bytes: Option<u64>, clock: &Clock) -> StoreParts {
+    let room = RoomLimits { max_bytes, min_free_bytes: Some(0) };
+    let disk = SmallDisk::of(directory, 1 << 40);
+    StoreParts { room, disk, clock: clock.clone(), ..StoreParts::directory(directory.path()) }
+}
+
+/// A store with a cap, walked.
+fn capped(max_bytes: u64) -> (TempDir, Clock, Store) {
+    let (directory, clock) = (TempDir::new().unwrap(), Clock::system());
+    let store = Store::open(parts(&directory, Some(max_bytes), &clock)).unwrap();
+    store.blobs.room().walk();
+    (directory, clock, store)
+}
+
+/// Brings in a layer of this length, different for each seed.
+fn fill(store: &Store, seed: u64, length: u64) -> Result<Digest, StorageError> {
+    let bytes = pseudo_random(seed, length as usize);
+    let staged = store.blobs.stage(None)?;
+    staged.reserve(length)?;
+    staged.write_at(&bytes, 0)?;
+    let digest = Digest::of(&bytes);
+    staged.commit(&digest).map(|()| digest)
+}
+
+fn fill_all(store: &Store, seeds: std::ops::Range<u64>, length: u64) {
+    for seed in seeds {
+        fill(store, seed, length).unwrap();
+    }
+}
+
+fn is_here(store: &Store, digest: &Digest) -> bool {
+    store.blobs.open_unused(digest).unwrap().is_some()
+}
+
+fn lcg(state: &mut u64) -> u64 {
+    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    *state >> 33
+}
+
+#[test]
+fn least_recently_used_blobs_go_and_the_cap_holds() {
+    let (directory, _, store) = capped(8 * MIB);
+    let mut random = 7;
+    let mut order: Vec<Digest> = Vec::new();
+    for seed in 0..200 {
+        let digest = fill(&store, seed, 1 + lcg(&mut random) % MIB).unwrap();
+        let taken = du(directory.path());
+        assert!(taken <= 8 * MIB, "{taken} after {seed}");
+        order.push(digest);
+        let used = order.len() - 1 - (lcg(&mut random) as usize % order.len().min(8));
+        if store.blobs.open(&order[used]).unwrap().is_some() {
+            let digest = order.remove(used);
+            order.push(digest);
+        }
+        // All that is left was used after all that went.
+        let left: Vec<bool> = order.iter().map(|digest| is_here(&store, digest)).collect();
+        assert!(left.is_sorted(), "{left:?}");
+    }
+    let numbers = store.blobs.room().numbers();
+    assert_eq!(numbers.used_bytes, du(directory.path()));
+    assert_eq!(numbers.evicted_blobs + numbers.blobs, 200);
+    assert!(numbers.used_bytes > 6 * MIB, "the cap is made use of: {numbers:?}");
+}
+
+#[test]
+fn what_is_counted_is_what_is_on_disk() {
+    let (directory, clock, store) = capped(8 * MIB);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for seed in 0..40 {
+        let digest = fill(&store, seed, 1 + seed * 1000).unwrap();
+        let link = BlobLinkRecord { source: "s".repeat(seed as usize * 200), size_bytes: None };
+        let name = name(&format!("up/library/{}", seed % 4));
+        runtime.block_on(store.records.write(&RecordKey::blob_link(&name, &digest), &link)).unwrap();
+        assert_eq!(store.blobs.room().numbers().used_bytes, du(directory.path()), "after {seed}");
+    }
+    // Shorter, over what is there.
+    let key = RecordKey::blob_link(&name("up/library/3"), &fill(&store, 39, 39_001).unwrap());
+    runtime.block_on(store.records.write(&key, &BlobLinkRecord { source: String::new(), size_bytes: None })).unwrap();
+    assert_eq!(store.blobs.room().numbers().used_bytes, du(directory.path()));
+    let counted = store.blobs.room().numbers();
+    store.blobs.room().recount();
+    assert_eq!(store.blobs.room().numbers(), counted);
+    drop(store);
+    let store = Store::open(parts(&directory, Some(8 * MIB), &clock)).unwrap();
+    store.blobs.room().walk();
+    assert_eq!(store.blobs.room().numbers().used_bytes, du(directory.path()));
+    assert_eq!(store.blobs.room().numbers().blobs, 40);
+}
+
+#[test]
+fn cap_holds_at_every_moment_of_many_fills_at_once() {
+    let (directory, _, store) = capped(16 * MIB);
+    let (store, is_over, most) = (Arc::new(store), Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let sampler = std::thread::spawn({
+        let (is_over, most, path) = (Arc::clone(&is_over), Arc::clone(&most), directory.path().to_owned());
+        move || {
+            while !is_over.load(Ordering::Acquire) {
+                most.fetch_max(du(&path), Ordering::AcqRel);
+            }
+        }
+    });
+    let fillers: Vec<_> = (0..8_u64)
+        .map(|filler| {
+            let store = Arc::clone(&store);
+            std::thread::spawn(move || {
+                let mut random = filler + 1;
+                for round in 0..60 {
+                    let length = 1 + lcg(&mut random) % (2 * MIB);
+                    let bytes = pseudo_random(filler * 1000 + round, length as usize);
+                    let staged = store.blobs.stage(None).unwrap();
+                    // Every other one has no length before it ends.
+                    if round % 2 == 0 && staged.reserve(length).is_err() {
+                        continue;
+                    }
+                    let mut offset = 0;
+                    let all_written = bytes.chunks(100_000).all(|piece| {
+                        let written = staged.write_at(piece, offset).is_ok();
+                        offset += piece.len() as u64;
+                        written
+                    });
+                    if all_written && round % 5 != 0 {
+                        staged.commit(&Digest::of(&bytes)).unwrap();
+                    }
+                }
+            })
+        })
+        .collect();
+    fillers.into_iter().for_each(|filler| filler.join().unwrap());
+    is_over.store(true, Ordering::Release);
+    sampler.join().unwrap();
+    let most = most.load(Ordering::Acquire);
+    assert!((12 * MIB..=16 * MIB).contains(&most), "at most {most} bytes were there");
+    store.blobs.room().recount();
+    assert_eq!(store.blobs.room().numbers().used_bytes, du(directory.path()));
+    assert!(store.blobs.room().numbers().evicted_blobs > 100);
+}
+
+#[test]
+fn open_blob_is_read_to_its_end_when_it_is_evicted() {
+    let (_directory, _, store) = capped(4 * MIB);
+    let first = fill(&store, 1, MIB).unwrap();
+    let open = store.blobs.open(&first).unwrap().unwrap();
+    for seed in 2..8 {
+        fill(&store, seed, MIB).unwrap();
+    }
+    assert!(!is_here(&store, &first));
+    let mut bytes = vec![0; open.length_bytes as usize];
+    open.file.read_exact_at(&mut bytes, 0).unwrap();
+    assert_eq!(Digest::of(&bytes), first);
+}
+
+#[test]
+fn blobs_on_their_way_in_cannot_take_the_same_room() {
+    let (_directory, _, store) = capped(8 * MIB);
+    let old = fill(&store, 1, MIB).unwrap();
+    let first = store.blobs.stage(None).unwrap();
+    first.reserve(5 * MIB).unwrap();
+    let second = store.blobs.stage(None).unwrap();
+    assert!(matches!(second.reserve(5 * MIB), Err(StorageError::NoSpace { .. })));
+    assert!(is_here(&store, &old), "what would not be enough does not go");
+    assert_eq!(store.blobs.room().numbers().refused, 1);
+    drop(first);
+    second.reserve(5 * MIB).unwrap();
+    assert!(is_here(&store, &old));
+    drop(second);
+    let third = store.blobs.stage(None).unwrap();
+    third.reserve(7 * MIB).unwrap();
+    assert!(!is_here(&store, &old));
+}
+
+#[test]
+fn blob_larger_than_the_cap_makes_nothing_go() {
+    let (directory, _, store) = capped(4 * MIB);
+    let kept = fill(&store, 1, MIB).unwrap();
+    assert!(matches!(fill(&store, 2, 5 * MIB), Err(StorageError::NoSpace { .. })));
+    let unknown_length = store.blobs.stage(None).unwrap();
+    let bytes = pseudo_random(3, MIB as usize);
+    let written = (0..8).take_while(|piece| unknown_length.write_at(&bytes, piece * MIB).is_ok()).count();
+    assert!((2..4).contains(&written), "{written}");
+    assert!(du(directory.path()) <= 4 * MIB);
+    drop(unknown_length);
+    assert!(!is_here(&store, &kept), "as long as it could have been enough, it went");
+    assert_eq!(store.blobs.room().numbers().used_bytes, du(directory.path()));
+}
+
+fn manifest_record() -> ManifestRecord {
+    ManifestRecord {
+        media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
+        size_bytes: 1,
+        source: "s".to_owned(),
+        cached_at: 1,
+        subject: None,
+        artifact_type: None,
+        references: Vec::new(),
+    }
+}
+
+#[test]
+fn manifests_stay_also_after_a_restart() {
+    let (directory, clock, store) = capped(8 * MIB);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let manifests: Vec<Digest> = (0..10_u64)
+        .map(|seed| {
+            let bytes = pseudo_random(1000 + seed, 500);
+            let digest = Digest::of(&bytes);
+            store.blobs.put(&digest, &bytes).unwrap();
+            let key = RecordKey::manifest(&name("up/library/x"), &digest);
+            runtime.block_on(store.records.write(&key, &manifest_record())).unwrap();
+            digest
+        })
+        .collect();
+    let config = fill(&store, 1, 500).unwrap();
+    fill_all(&store, 10..30, MIB);
+    assert!(manifests.iter().all(|digest| is_here(&store, digest)));
+    assert!(!is_here(&store, &config));
+    drop(store);
+    let store = Store::open(parts(&directory, Some(8 * MIB), &clock)).unwrap();
+    store.blobs.room().walk();
+    fill_all(&store, 30..50, MIB);
+    assert!(manifests.iter().all(|digest| is_here(&store, digest)));
+}
+
+#[test]
+fn what_cannot_be_evicted_does_not_grow_past_the_cap() {
+    let (directory, _, store) = capped(MIB);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let write = |number: u64| {
+        let key = RecordKey::blob_link(&name("up/library/x"), &Digest::of(&number.to_le_bytes()));
+        runtime.block_on(store.records.write(&key, &BlobLinkRecord { source: String::new(), size_bytes: None }))
+    };
+    let written = (0..500).take_while(|number| write(*number).is_ok()).count();
+    let taken = du(directory.path());
+    assert!((100..500).contains(&written) && taken <= MIB, "{written} records, {taken} bytes");
+    assert!(fill(&store, 1, 100).is_err());
+    let numbers = store.blobs.room().numbers();
+    assert!(numbers.kept_bytes > MIB * 9 / 10 && numbers.refused > 0, "{numbers:?}");
+}
+
+#[test]
+fn recency_survives_a_restart() {
+    let (directory, clock, store) = capped(8 * MIB);
+    let blobs: Vec<Digest> = (0..7).map(|seed| fill(&store, seed, MIB).unwrap()).collect();
+    clock.advance(Duration::from_secs(3600));
+    for used in [4, 0, 2] {
+        store.blobs.open(&blobs[used]).unwrap().unwrap();
+        clock.advance(Duration::from_secs(1));
+    }
+    store.blobs.room().note_uses();
+    drop(store);
+    let store = Store::open(parts(&directory, Some(8 * MIB), &clock)).unwrap();
+    store.blobs.room().walk();
+    for (seed, gone) in (10..).zip([1, 3, 5, 6, 4, 0, 2]) {
+        assert!(is_here(&store, &blobs[gone]), "{gone} went too early");
+        fill(&store, seed, MIB).unwrap();
+        assert!(!is_here(&store, &blobs[gone]), "{gone} stayed");
+    }
+}
+
+#[test]
+fn lowered_cap_is_kept_after_a_restart() {
+    let (directory, clock, store) = capped(16 * MIB);
+    let blobs: Vec<Digest> = (0..14).map(|seed| fill(&store, seed, MIB).unwrap()).collect();
+    drop(store);
+    let store = Store::open(parts(&directory, Some(4 * MIB), &clock)).unwrap();
+    store.blobs.room().walk();
+    store.blobs.room().tidy();
+    assert!(du(directory.path()) <= 4 * MIB);
+    let left: Vec<bool> = blobs.iter().map(|digest| is_here(&store, digest)).collect();
+    assert!(left.is_sorted() && left[13], "{left:?}");
+}
+
+#[test]
+fn cap_holds_before_the_walk_has_begun() {
+    let (directory, clock, store) = capped(8 * MIB);
+    fill_all(&store, 0..20, MIB);
+    drop(store);
+    let store = Store::open(parts(&directory, Some(8 * MIB), &clock)).unwrap();
+    assert!(matches!(fill(&store, 30, MIB), Err(StorageError::NoSpace { .. })), "nobody knows what is there");
+    std::thread::scope(|scope| {
+        let filling = scope.spawn(|| fill(&store, 31, MIB));
+        store.blobs.room().walk();
+        filling.join().unwrap().unwrap();
+    });
+    assert!(du(directory.path()) <= 8 * MIB);
+}
+
+#[test]
+fn what_happens_during_the_walk_is_right_after_it() {
+    for _ in 0..10 {
+        let (directory, clock, store) = capped(64 * MIB);
+        let blobs: Vec<Digest> = (0..300).map(|seed| fill(&store, seed, 5000).unwrap()).collect();
+        drop(store);
+        let store = Store::open(parts(&directory, Some(64 * MIB), &clock)).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| store.blobs.room().walk());
+            scope.spawn(|| fill_all(&store, 300..400, 5000));
+            scope.spawn(|| blobs[..100].iter().for_each(|digest| drop(store.blobs.open(digest).unwrap().unwrap())));
+        });
+        assert_eq!(store.blobs.room().numbers().blobs, 400);
+        assert_eq!(store.blobs.room().numbers().used_bytes, du(directory.path()));
+        // Those that were used, or came in, are the last ones to go.
+        fill_all(&store, 500..560, MIB);
+        let left = blobs.iter().filter(|digest| is_here(&store, digest)).count();
+        let used_left = blobs[..100].iter().filter(|digest| is_here(&store, digest)).count();
+        assert!(left == used_left || used_left == 100, "{used_left} of the used ones, {left} in all");
+    }
+}
+
+fn on_small_disk(total_bytes: u64, min_free_bytes: Option<u64>) -> (TempDir, Arc<SmallDisk>, Store) {
+    let directory = TempDir::new().unwrap();
+    let disk = SmallDisk::of(&directory, total_bytes);
+    let room = RoomLimits { max_bytes: None, min_free_bytes };
+    let parts = StoreParts { room, disk: Arc::clone(&disk) as Arc<dyn Disk>, ..StoreParts::directory(directory.path()) };
+    let store = Store::open(parts).unwrap();
+    store.blobs.room().walk();
+    (directory, disk, store)
+}
+
+#[test]
+fn free_space_stays_above_its_floor() {
+    let (directory, disk, store) = on_small_disk(20 * MIB, Some(8 * MIB));
+    for seed in 0..60 {
+        fill(&store, seed, MIB - seed * 1000).unwrap();
+        let taken = du(directory.path());
+        assert!(taken <= 12 * MIB, "{taken} after {seed}");
+    }
+    assert!(du(directory.path()) > 9 * MIB);
+    assert!(store.blobs.room().numbers().evicted_blobs > 40);
+    // Others take some of it: blobs go for them, too.
+    disk.others_bytes.store(4 * MIB, Ordering::Release);
+    store.blobs.room().tidy();
+    assert!(du(directory.path()) <= 8 * MIB);
+    // They take so much that blobs would go in vain.
+    let before = store.blobs.room().numbers().blobs;
+    disk.others_bytes.store(19 * MIB, Ordering::Release);
+    store.blobs.room().tidy();
+    assert!(matches!(fill(&store, 100, MIB), Err(StorageError::NoSpace { .. })));
+    assert_eq!(store.blobs.room().numbers().blobs, before);
+}
+
+#[test]
+fn a_twentieth_of_the_file_system_is_left_free_by_default() {
+    let (directory, _, store) = on_small_disk(20 * MIB, None);
+    fill_all(&store, 0..30, MIB);
+    let taken = du(directory.path());
+    assert!((17 * MIB..=19 * MIB).contains(&taken), "{taken}");
+}
+
+#[test]
+fn file_system_is_not_asked_for_its_space_at_every_fill() {
+    let (_directory, disk, store) = on_small_disk(1024 * MIB, Some(0));
+    let before = disk.asked.load(Ordering::Acquire);
+    fill_all(&store, 0..100, 1000);
+    let asked = disk.asked.load(Ordering::Acquire) - before;
+    assert!(asked < 30, "{asked} times for 100 fills");
+}
+
+#[test]
+fn sha512_blobs_are_counted_and_evicted_as_well() {
+    let (directory, clock, store) = capped(8 * MIB);
+    let put = |store: &Store, seed: u64| {
+        let bytes = pseudo_random(seed, MIB as usize);
+        let mut hasher = DigestHasher::new(headpond::oci::Algorithm::Sha512);
+        hasher.update(&bytes);
+        let (staged, digest) = (store.blobs.stage(Some(MIB)).unwrap(), hasher.finish());
+        staged.write_at(&bytes, 0).unwrap();
+        staged.commit(&digest).unwrap();
+        digest
+    };
+    let first: Vec<Digest> = (0..5).map(|seed| put(&store, seed)).collect();
+    drop(store);
+    let store = Store::open(parts(&directory, Some(8 * MIB), &clock)).unwrap();
+    store.blobs.room().walk();
+    assert_eq!(store.blobs.room().numbers().blobs, 5);
+    assert!((10..16).map(|seed| put(&store, seed)).all(|digest| is_here(&store, &digest)));
+    assert!(!is_here(&store, &first[0]));
+    assert!(du(directory.path()) <= 8 * MIB);
+}
