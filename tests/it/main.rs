@@ -8,6 +8,7 @@ mod bucket;
 mod catalog;
 mod chart;
 mod cli;
+mod cli_store;
 mod cluster;
 mod config;
 mod control;
