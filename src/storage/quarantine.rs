@@ -12,6 +12,8 @@ use super::inventory::is_same_file;
 use super::{BlobFiles, Bucket, StorageError, layout};
 use crate::oci::Digest;
 
+/// What the system counts the blocks of a file in.
+const BLOCK_BYTES: u64 = 512;
 /// S3 copies objects up to this in one request; larger ones are not worth more.
 const MAX_COPIED_BYTES: u64 = 5 << 30;
 
@@ -29,6 +31,7 @@ impl BlobFiles {
         }
         let parent = to.parent().unwrap_or(&to);
         self.disk().create_directory(parent).map_err(wrap)?;
+        // First: once it is moved, the blob may come in again.
         self.room().set_aside(digest);
         self.disk().rename(&from, &to).map_err(wrap)?;
         // A move that a loss of power undoes is found again by the next scrub: nothing is synced.
@@ -38,23 +41,23 @@ impl BlobFiles {
 
     /// Removes the longest quarantined blobs until no more than `keep_bytes` are left.
     fn keep_quarantined(&self, keep_bytes: u64) -> Result<(), StorageError> {
-        let mut kept: Vec<(i64, u64, PathBuf, u64)> = Vec::new();
+        let mut kept: Vec<(i64, u64, PathBuf)> = Vec::new();
         for directory in fs::read_dir(self.layout().quarantine()).into_iter().flatten().flatten() {
             for entry in fs::read_dir(directory.path()).into_iter().flatten().flatten() {
                 // The time of the last change is that of the move.
-                kept.extend(entry.metadata().ok().map(|it| (it.ctime(), it.len(), entry.path(), it.blocks() * 512)));
+                kept.extend(entry.metadata().ok().map(|metadata| (metadata.ctime(), metadata.blocks() * BLOCK_BYTES, entry.path())));
             }
         }
         kept.sort();
-        let mut bytes: u64 = kept.iter().map(|(_, length, ..)| *length).sum();
-        for (_, length, path, disk_bytes) in kept {
+        let mut bytes: u64 = kept.iter().map(|(_, disk_bytes, _)| *disk_bytes).sum();
+        for (_, disk_bytes, path) in kept {
             if bytes <= keep_bytes {
                 break;
             }
             let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { self.disk().remove(&path) };
             removed.map_err(|error| StorageError::file("remove", &path, error))?;
             self.room().other_removed(disk_bytes);
-            bytes -= length;
+            bytes -= disk_bytes;
         }
         Ok(())
     }
