@@ -91,7 +91,10 @@ impl BlobFiles {
         let path = self.layout.blob_file(digest);
         match self.disk.remove(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StorageError::file("remove", &path, error)),
-            Ok(()) | Err(_) => Ok(()),
+            Ok(()) | Err(_) => {
+                self.room.removed(digest);
+                Ok(())
+            }
         }
     }
 

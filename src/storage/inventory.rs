@@ -68,7 +68,7 @@ impl Inventory {
         let hasher = DigestHasher::new(digest.algorithm());
         match self {
             Self::Disk(blobs) => {
-                let Some(blob) = blobs.open(digest)? else { return Ok(None) };
+                let Some(blob) = blobs.open_unused(digest)? else { return Ok(None) };
                 // Or the kernel would read ahead, and what it read would look as if somebody used it.
                 let _ = fadvise(&blob.file, 0, None, Advice::Random);
                 let (file, path) = (blob.file, blobs.path(digest));
@@ -88,7 +88,7 @@ impl Inventory {
     /// When the store cannot say.
     pub async fn has(&self, digest: &Digest) -> Result<bool, StorageError> {
         match self {
-            Self::Disk(blobs) => blobs.open(digest).map(|blob| blob.is_some()),
+            Self::Disk(blobs) => blobs.open_unused(digest).map(|blob| blob.is_some()),
             Self::Bucket(bucket) => bucket.stat(digest).await.map(|length| length.is_some()),
         }
     }

@@ -168,10 +168,6 @@ pub(super) fn digest_of(key: &Key) -> Option<Digest> {
     Digest::parse(&format!("{}:{}", algorithm.as_ref(), hex.as_ref())).ok()
 }
 
-/// What stands between the start of a long name and its hash. No flat name holds it, as no name
-/// holds `//`.
-const BEFORE_HASH: &str = "!!";
-
 /// Prefix of the rotten blobs of a bucket.
 pub(super) fn quarantine() -> Key {
     Key::from("quarantine")
@@ -200,7 +196,7 @@ pub(super) fn marked(key: &Key) -> Option<Digest> {
 }
 
 /// Prefix of the records of all repositories.
-pub(super) fn images() -> Key {
+pub(super) fn all_images() -> Key {
     Key::from("images")
 }
 
@@ -209,30 +205,18 @@ pub(super) fn sources() -> Key {
     Key::from("sources")
 }
 
-/// A record of a repository, by its key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum ImageRecord {
-    Manifest(Digest),
-    Link(Digest),
-    Tag(Tag),
-    /// A hint, or nothing of ours.
-    Other,
+/// The repository that a key below [`all_images`] belongs to, and what the key is about.
+pub(super) fn parse_any_image_key(key: &Key) -> Option<(RepositoryName, Option<ImageKey>)> {
+    // No part of a name starts with `_`.
+    let (name, _) = key.as_ref().strip_prefix("images/")?.split_once("/_")?;
+    let name = RepositoryName::parse(name).ok()?;
+    let about = parse_image_key(&name, key);
+    Some((name, about))
 }
 
-/// The repository that a key below `images` belongs to, and which record of it that is.
-pub(super) fn image_record(key: &Key) -> Option<(RepositoryName, ImageRecord)> {
-    let rest = key.as_ref().strip_prefix("images/")?;
-    let at = rest.find("/_")?;
-    let (name, record) = (RepositoryName::parse(rest.get(..at)?).ok()?, rest.get(at + 1..)?);
-    let digest = |text: &str| Digest::parse(&text.replacen('/', ":", 1)).ok();
-    let record = match record.split_once('/') {
-        Some(("_manifests", text)) => digest(text).map(ImageRecord::Manifest),
-        Some(("_blobs", text)) => digest(text).map(ImageRecord::Link),
-        Some(("_tags", text)) => Tag::parse(text).ok().map(ImageRecord::Tag),
-        Some(_) | None => None,
-    };
-    Some((name, record.unwrap_or(ImageRecord::Other)))
-}
+/// What stands between the start of a long name and its hash. No flat name holds it, as no name
+/// holds `//`.
+const BEFORE_HASH: &str = "!!";
 
 /// A repository's name in one flat level: `/` becomes `!`, which no name holds.
 fn flat(name: &str) -> String {

@@ -12,6 +12,8 @@ use super::inventory::is_same_file;
 use super::{BlobFiles, Bucket, StorageError, layout};
 use crate::oci::Digest;
 
+/// What the system counts the blocks of a file in.
+const BLOCK_BYTES: u64 = 512;
 /// S3 copies objects up to this in one request; larger ones are not worth more.
 const MAX_COPIED_BYTES: u64 = 5 << 30;
 
@@ -30,6 +32,7 @@ impl BlobFiles {
         let parent = to.parent().unwrap_or(&to);
         self.disk().create_directory(parent).map_err(wrap)?;
         self.disk().rename(&from, &to).map_err(wrap)?;
+        self.room().set_aside(digest);
         // A move that a loss of power undoes is found again by the next scrub: nothing is synced.
         self.keep_quarantined(keep_bytes)?;
         Ok(true)
@@ -41,18 +44,19 @@ impl BlobFiles {
         for directory in fs::read_dir(self.layout().quarantine()).into_iter().flatten().flatten() {
             for entry in fs::read_dir(directory.path()).into_iter().flatten().flatten() {
                 // The time of the last change is that of the move.
-                kept.extend(entry.metadata().ok().map(|metadata| (metadata.ctime(), metadata.len(), entry.path())));
+                kept.extend(entry.metadata().ok().map(|metadata| (metadata.ctime(), metadata.blocks() * BLOCK_BYTES, entry.path())));
             }
         }
         kept.sort();
-        let mut bytes: u64 = kept.iter().map(|(_, length, _)| *length).sum();
-        for (_, length, path) in kept {
+        let mut bytes: u64 = kept.iter().map(|(_, disk_bytes, _)| *disk_bytes).sum();
+        for (_, disk_bytes, path) in kept {
             if bytes <= keep_bytes {
                 break;
             }
             let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { self.disk().remove(&path) };
             removed.map_err(|error| StorageError::file("remove", &path, error))?;
-            bytes -= length;
+            self.room().other_removed(disk_bytes);
+            bytes -= disk_bytes;
         }
         Ok(())
     }

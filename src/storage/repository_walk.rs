@@ -12,7 +12,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path as Key;
 use object_store::{ObjectMeta, ObjectStore};
 
-use super::layout::{self, ImageRecord};
+use super::layout::{self, ImageKey};
 use super::{Records, StorageError};
 use crate::oci::{Digest, RepositoryName, Tag};
 
@@ -52,13 +52,13 @@ enum Listing {
 }
 
 impl Records {
-    /// All repositories. `is_sorted`: whether the store lists in the order of its keys.
+    /// All repositories that have records, in no particular order.
     #[must_use]
-    pub fn repositories(&self, is_sorted: bool) -> RepositoryWalk {
-        let listing = if is_sorted {
-            Listing::Sorted { objects: self.store.list(Some(&layout::images())), last: None, under_way: None }
+    pub fn walk(&self) -> RepositoryWalk {
+        let listing = if self.is_bucket {
+            Listing::Sorted { objects: self.store.list(Some(&layout::all_images())), last: None, under_way: None }
         } else {
-            Listing::Tree(VecDeque::from([layout::images()]))
+            Listing::Tree(VecDeque::from([layout::all_images()]))
         };
         RepositoryWalk { records: self.clone(), listing }
     }
@@ -69,12 +69,13 @@ impl RepositoryContents {
         Self { name, manifests: Vec::new(), links: Vec::new(), tags: Vec::new() }
     }
 
-    fn add(&mut self, record: ImageRecord, modified: SystemTime) {
-        match record {
-            ImageRecord::Manifest(item) => self.manifests.push(Listed { item, modified }),
-            ImageRecord::Link(item) => self.links.push(Listed { item, modified }),
-            ImageRecord::Tag(item) => self.tags.push(Listed { item, modified }),
-            ImageRecord::Other => {}
+    fn add(&mut self, about: Option<ImageKey>, modified: SystemTime) {
+        match about {
+            Some(ImageKey::Manifest(item)) => self.manifests.push(Listed { item, modified }),
+            Some(ImageKey::Link(item)) => self.links.push(Listed { item, modified }),
+            Some(ImageKey::Tag(item)) => self.tags.push(Listed { item, modified }),
+            // Hints, and what is not ours.
+            Some(ImageKey::Pulled(_) | ImageKey::Validated(_)) | None => {}
         }
     }
 }
@@ -97,12 +98,12 @@ async fn next_of_sorted(
     last: &mut Option<Key>,
     under_way: &mut Option<RepositoryContents>,
 ) -> Result<Option<RepositoryContents>, StorageError> {
-    while let Some(object) = objects.try_next().await.map_err(|error| StorageError::object(&layout::images(), error))? {
+    while let Some(object) = objects.try_next().await.map_err(|error| StorageError::object(&layout::all_images(), error))? {
         if last.as_ref().is_some_and(|last| *last >= object.location) {
             let detail = "the store does not list its keys in order".to_owned();
             return Err(StorageError::Corrupt { key: object.location.to_string(), detail });
         }
-        let (record, modified) = (layout::image_record(&object.location), object.last_modified.into());
+        let (record, modified) = (layout::parse_any_image_key(&object.location), object.last_modified.into());
         *last = Some(object.location);
         let Some((name, record)) = record else { continue };
         match under_way {
@@ -130,7 +131,7 @@ async fn next_of_tree(store: &dyn ObjectStore, directories: &mut VecDeque<Key>) 
         for prefix in own {
             let objects: Vec<ObjectMeta> = store.list(Some(&prefix)).try_collect().await.map_err(wrap)?;
             for object in objects {
-                let Some((name, record)) = layout::image_record(&object.location) else { continue };
+                let Some((name, record)) = layout::parse_any_image_key(&object.location) else { continue };
                 contents.get_or_insert_with(|| RepositoryContents::new(name)).add(record, object.last_modified.into());
             }
         }

@@ -32,8 +32,7 @@ struct Suspect<'a> {
 impl Scrub {
     /// Goes through the records of all repositories.
     pub(super) async fn mend_records(&mut self) -> Result<(), StorageError> {
-        let is_sorted = self.parts.store.bucket.is_some();
-        let mut walk = self.parts.store.records.repositories(is_sorted);
+        let mut walk = self.parts.store.records.walk();
         while let Some(contents) = walk.next().await? {
             if let Err(error) = self.repository(&contents).await {
                 // Not known to be cached: nothing that it may hold is touched.

@@ -36,7 +36,7 @@ impl<'a> HostedRepository<'a> {
     }
 
     /// Has everything recorded as a cache of this source would.
-    pub(crate) async fn as_a_cache(self, source: &str) -> Self {
+    pub(crate) async fn into_cache(self, source: &str) -> Self {
         let key = RecordKey::repository(&self.name);
         let record = self.store.records.read(&key).await.unwrap().unwrap();
         let record = RepositoryRecord { kind: RepositoryKind::PullThrough, source: source.to_owned(), ..record };

@@ -292,7 +292,7 @@ async fn store_with_damage() -> (TempDir, Pushed, Pushed) {
     let (directory, hosted) = directory_with_hosted_image().await;
     let path = store_of(directory.path());
     let store = Store::open(StoreParts::directory(&path)).unwrap();
-    let cached = HostedRepository::create(&store, "up/library/x").await.as_a_cache("source").await;
+    let cached = HostedRepository::create(&store, "up/library/x").await.into_cache("source").await;
     let image = cached.push("1", &[pseudo_random(3, 50_000), pseudo_random(4, 50_000)]).await;
     let lost = cached.push("lost", &[pseudo_random(4, 50_000)]).await;
     std::fs::remove_file(blob_file(directory.path(), &lost.manifest)).unwrap();
