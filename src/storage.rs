@@ -195,6 +195,8 @@ fn unix_milliseconds(time: SystemTime) -> u64 {
 }
 
 fn local_objects(layout: &Layout) -> Result<LocalFileSystem, StorageError> {
+    // Directories that the last record of a repository leaves empty go with it.
     LocalFileSystem::new_with_prefix(layout.root())
+        .map(|objects| objects.with_automatic_cleanup(true))
         .map_err(|source| StorageError::Object { key: layout.root().display().to_string(), source: Arc::new(source) })
 }

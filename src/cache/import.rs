@@ -58,8 +58,10 @@ impl Cache {
     fn take_in(&self, origin: &Arc<Origin>, body: ManifestBody) -> Result<(Arc<CachedManifest>, ManifestSummary), CacheError> {
         let summary = ManifestSummary::parse(&body.bytes, body.content_type.as_deref())?;
         let manifest = Arc::new(CachedManifest::new(body.digest, summary.media_type.clone(), body.bytes));
-        self.used(&manifest);
         let key = (origin.key(), manifest.digest);
+        // Until it is pulled again, that it came says the same.
+        self.memory.pulled.insert(key.clone(), self.now_seconds());
+        self.used(origin, &manifest);
         self.memory.manifests.insert(key.clone(), Arc::clone(&manifest));
         for named in summary.blobs.iter().chain(&summary.manifests) {
             self.forget_refusal(origin, &named.digest);
