@@ -437,6 +437,24 @@ fn file_system_is_not_asked_for_its_space_at_every_fill() {
 }
 
 #[test]
+fn what_is_removed_or_put_aside_is_not_counted_twice() {
+    let (directory, _, store) = capped(16 * MIB);
+    let blobs: Vec<Digest> = (0..4).map(|seed| fill(&store, seed, MIB).unwrap()).collect();
+    store.blobs.remove(&blobs[0]).unwrap();
+    store.blobs.remove(&blobs[0]).unwrap();
+    assert_eq!(store.blobs.room().numbers().used_bytes, du(directory.path()));
+    // Of two that are put aside there is room for one.
+    for digest in &blobs[1..3] {
+        let open = store.blobs.open_unused(digest).unwrap().unwrap();
+        assert!(store.blobs.quarantine(digest, &open.file, MIB).unwrap());
+    }
+    store.blobs.room().recount();
+    let numbers = store.blobs.room().numbers();
+    assert_eq!((numbers.used_bytes, numbers.blobs), (du(directory.path()), 1));
+    assert!(numbers.kept_bytes > MIB);
+}
+
+#[test]
 fn sha512_blobs_are_counted_and_evicted_as_well() {
     let (directory, clock, store) = capped(8 * MIB);
     let put = |store: &Store, seed: u64| {
