@@ -21,6 +21,7 @@ mod faulty_disk;
 mod faulty_records;
 mod fill;
 mod freshness;
+mod gc;
 mod headpond;
 mod hosted;
 mod http;
