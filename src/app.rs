@@ -26,7 +26,7 @@ use crate::cluster::{Names, SystemNames};
 use crate::config::{Config, ConfigSource, Limits, Listen, Tls};
 use crate::http::{self, BoundListener, Drained, Edge, Readiness, TlsContext, admin_router};
 use crate::registry::Registry;
-use crate::storage::{Disk, LocalDisk, Store, StoreParts, unix_seconds};
+use crate::storage::{Bucket, Disk, LocalDisk, Store, StoreParts, unix_seconds};
 use crate::tasks::Tasks;
 use crate::telemetry::logging;
 use crate::telemetry::metrics::Metrics;
@@ -65,6 +65,7 @@ pub struct Running {
     clock: Clock,
     edge: Edge,
     cache: Cache,
+    bucket: Option<Bucket>,
     endpoints: Endpoints,
     replicas: Option<ReplicaCheck>,
     tls: Vec<(Listen, Option<Arc<TlsContext>>)>,
@@ -85,7 +86,7 @@ pub async fn start(config: Config, world: World) -> anyhow::Result<Running> {
     let tasks = Tasks::default();
     let listeners = BoundListener::bind_all(&config.listen).await?;
     let admin_listener = BoundListener::bind(&Listen { address: config.admin.address, tls: None, proxy_protocol: false }).await?;
-    let store = open_store(&config, &world).await?;
+    let store = open_store(&config, &world, &metrics).await?;
     let limits = build::cache_limits(&config);
     let cache = Cache::new(Arc::clone(&store), world.clock.clone(), tasks.clone(), limits, &metrics);
     let addresses: Vec<_> = listeners.iter().map(BoundListener::local_address).collect();
@@ -98,6 +99,9 @@ pub async fn start(config: Config, world: World) -> anyhow::Result<Running> {
     clean_up_behind(&store, &tasks);
     upkeep::begin(&config, &store, &cache, &world.clock, &tasks, &metrics);
     cache.keep_room(&metrics.eviction);
+    if let Some(bucket) = &store.bucket {
+        bucket::probe_behind(bucket, &tasks);
+    }
 
     let readiness = Readiness::default();
     let (stop_clients, stop_admin) = (CancellationToken::new(), CancellationToken::new());
@@ -116,6 +120,7 @@ pub async fn start(config: Config, world: World) -> anyhow::Result<Running> {
         clock: world.clock,
         edge,
         cache,
+        bucket: store.bucket.clone(),
         endpoints,
         replicas,
         tls,
@@ -128,8 +133,11 @@ pub async fn start(config: Config, world: World) -> anyhow::Result<Running> {
     })
 }
 
-async fn open_store(config: &Config, world: &World) -> anyhow::Result<Arc<Store>> {
-    let bucket = config.storage.s3.as_ref().map(bucket::client).transpose().context("cannot use the bucket of storage.s3")?;
+async fn open_store(config: &Config, world: &World, metrics: &Metrics) -> anyhow::Result<Arc<Store>> {
+    let bucket = match &config.storage.s3 {
+        Some(s3) => Some(bucket::client(s3, &config.limits, metrics).await.context("cannot use the bucket of storage.s3")?),
+        None => None,
+    };
     let (path, disk, around) = (config.storage.path.clone(), Arc::clone(&world.disk), world.around_records);
     let keeps_on_disk = config.storage.max_size != Some(0);
     let room = build::room_limits(&config.storage);
@@ -210,6 +218,9 @@ impl Running {
         let drained = self.clients.await?;
         if !self.tasks.shut_down(TASKS_DEADLINE).await {
             tracing::warn!("some tasks did not end in time; what they wrote is incomplete and will be fetched again");
+        }
+        if let Some(bucket) = &self.bucket {
+            bucket.settle(bucket::SETTLE_DEADLINE).await;
         }
         self.stop_admin.cancel();
         self.admin.await?;

@@ -33,7 +33,7 @@ mod view;
 mod walk;
 
 pub use blob_files::{BlobFiles, OpenBlob};
-pub use bucket::{Bucket, BucketClient, BucketStream, BucketUpload, StoredBlob};
+pub use bucket::{Bucket, BucketClient, BucketEncryption, BucketLimits, BucketSettings, BucketStream, BucketUpload, StoredBlob};
 pub use control_socket::{ControlSocket, connect_control};
 pub use disk::{Disk, LocalDisk, Space};
 pub use error::StorageError;
@@ -127,7 +127,7 @@ impl Store {
         let lock = lock::StoreLock::take(&layout.lock_file())?;
         leftovers::remove_staged(&layout)?;
         let room = Room::new(layout.clone(), Arc::clone(&parts.disk), parts.clock, parts.room, parts.bucket.is_none());
-        let bucket = parts.bucket.map(|client| Bucket::new(BucketClient { objects: (parts.around)(client.objects), ..client }));
+        let bucket = parts.bucket.map(|client| Bucket::new(client.wrapped(parts.around)));
         let records = match &bucket {
             Some(bucket) => bucket.records(),
             None => Records::new((parts.around)(Arc::new(CountedObjects::new(local_objects(&layout)?, room.clone())))),

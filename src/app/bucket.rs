@@ -1,36 +1,50 @@
 //! The client of the configured bucket.
 
-use std::sync::Arc;
+use std::path::Path;
+use std::time::Duration;
 
-use object_store::aws::AmazonS3Builder;
-use object_store::path::Path as Key;
-use object_store::prefix::PrefixStore;
-use object_store::{ClientOptions, ObjectStore};
+use anyhow::Context;
+use secrecy::SecretString;
 
-use crate::config::S3;
-use crate::storage::BucketClient;
+use crate::config::{Encryption, Limits, S3, Secret};
+use crate::storage::{Bucket, BucketClient, BucketEncryption, BucketLimits, BucketSettings};
+use crate::tasks::Tasks;
+use crate::telemetry::metrics::Metrics;
 
-/// A client of the bucket. It asks the server nothing yet.
-pub(super) fn client(s3: &S3) -> anyhow::Result<BucketClient> {
-    let prefix = Key::parse(&s3.prefix)?;
-    let store = Arc::new(builder(s3, s3.endpoint.as_deref()).build()?);
-    let signer = Arc::new(builder(s3, s3.public_endpoint.as_deref().or(s3.endpoint.as_deref())).build()?);
-    let objects: Arc<dyn ObjectStore> = if prefix.as_ref().is_empty() { store } else { Arc::new(PrefixStore::new(store, prefix.clone())) };
-    Ok(BucketClient { objects, signer: Some(signer), prefix })
+/// For uploads that were given up to be aborted, at the end.
+pub(super) const SETTLE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// A client of the bucket. The server is asked for nothing but its region, where that is not written.
+pub(super) async fn client(s3: &S3, limits: &Limits, metrics: &Metrics) -> anyhow::Result<BucketClient> {
+    let secret = |secret: &Secret| SecretString::from(secret.expose().to_owned());
+    let settings = BucketSettings {
+        bucket: s3.bucket.clone(),
+        prefix: s3.prefix.clone(),
+        endpoint: s3.endpoint.clone(),
+        public_endpoint: s3.public_endpoint.clone(),
+        region: s3.region.clone(),
+        path_style: s3.path_style,
+        encryption: match &s3.encryption {
+            Encryption::None => BucketEncryption::None,
+            Encryption::S3 => BucketEncryption::S3,
+            Encryption::Kms(key) => BucketEncryption::Kms(key.clone()),
+        },
+        keys: s3.credentials.as_ref().map(|keys| (secret(&keys.access_key), secret(&keys.secret_key))),
+        ca_pem: ca_bundle()?,
+        connect_timeout: limits.connect_timeout,
+        limits: BucketLimits { timeout: limits.bucket_timeout, attempts: limits.bucket_attempts },
+    };
+    Ok(BucketClient::s3(&settings, metrics.bucket.clone()).await?)
 }
 
-fn builder(s3: &S3, endpoint: Option<&str>) -> AmazonS3Builder {
-    let options = ClientOptions::new().with_timeout_disabled().with_allow_http(endpoint.is_some_and(|url| url.starts_with("http://")));
-    let mut builder =
-        AmazonS3Builder::new().with_bucket_name(&s3.bucket).with_virtual_hosted_style_request(!s3.path_style).with_client_options(options);
-    if let Some(endpoint) = endpoint {
-        builder = builder.with_endpoint(endpoint);
-    }
-    if let Some(region) = &s3.region {
-        builder = builder.with_region(region);
-    }
-    if let Some(credentials) = &s3.credentials {
-        builder = builder.with_access_key_id(credentials.access_key.expose()).with_secret_access_key(credentials.secret_key.expose());
-    }
-    builder
+/// Certificates of `AWS_CA_BUNDLE`, which every client of AWS trusts beside the system's.
+fn ca_bundle() -> anyhow::Result<Option<Vec<u8>>> {
+    let Some(path) = std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty()) else { return Ok(None) };
+    let read = std::fs::read(Path::new(&path));
+    read.map(Some).with_context(|| format!("cannot read {}, which AWS_CA_BUNDLE names", Path::new(&path).display()))
+}
+
+/// Finds out behind the start what the bucket's conditional writes are worth.
+pub(super) fn probe_behind(bucket: &Bucket, tasks: &Tasks) {
+    tasks.spawn("bucket-preconditions", bucket.clone().find_out_preconditions());
 }

@@ -82,8 +82,8 @@ pub fn connect(config: &Config, command: &str) -> anyhow::Result<UnixStream> {
 pub async fn offline(config: &Config) -> anyhow::Result<Upkeep> {
     // A typing mistake must not make an empty store, and find it sound.
     std::fs::metadata(&config.storage.path).with_context(|| format!("there is no store at {}", config.storage.path.display()))?;
-    let store = open_store(config, &World::default()).await.context("run the command without --offline to ask the server")?;
     let metrics = Metrics::new()?;
+    let store = open_store(config, &World::default(), &metrics).await.context("run the command without --offline to ask the server")?;
     Ok(Upkeep::new(UpkeepParts {
         store,
         clock: Clock::system(),

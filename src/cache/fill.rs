@@ -267,8 +267,11 @@ impl std::fmt::Debug for Fill {
 fn not_kept_reason(error: &StorageError) -> &'static str {
     match error {
         StorageError::NoSpace { .. } => "the store is full",
-        StorageError::Locked { .. } | StorageError::File { .. } | StorageError::Object { .. } | StorageError::Corrupt { .. } => {
-            "the store failed"
-        }
+        StorageError::Unavailable { .. } => "the bucket does not answer",
+        StorageError::Locked { .. }
+        | StorageError::File { .. }
+        | StorageError::Object { .. }
+        | StorageError::Bucket { .. }
+        | StorageError::Corrupt { .. } => "the store failed",
     }
 }

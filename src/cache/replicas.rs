@@ -9,9 +9,12 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
+
+use moka::ops::compute::Op;
 
 use super::freshness::{Current, StaleReason};
-use super::tags::{Demand, Served, TagEntry};
+use super::tags::{Demand, FailedAttempt, Served, TagEntry};
 use super::tags_list::{Tags, stale_tags};
 use super::{Cache, CacheError, CachedManifest, FlightAborted, Flights, ManifestHeader, Origin, OriginDigest, OriginTag, fetched};
 use crate::cache::origin::OriginKey;
@@ -19,6 +22,10 @@ use crate::oci::{Digest, Reference, Tag};
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::CacheResult;
 use crate::upstream::{Replica, Told, Unavailability, UpstreamError};
+
+/// How long a tag that its owner serves stale is served so without asking the owner. Short: that one
+/// knows when upstream may be asked again.
+const OWNER_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a flight brings: `None` if no replica could tell.
 type Word<T> = Option<Result<T, CacheError>>;
@@ -185,6 +192,7 @@ impl Cache {
             cache.note_tag(&asking, &asked, digest, told.validated_at);
             Some(Ok(match staleness(&told) {
                 Some(reason) => {
+                    cache.ask_later(&asking, &asked, reason);
                     asking.metrics.served_stale(reason.as_str());
                     Served { value: digest, result: CacheResult::Stale, stale: Some(reason) }
                 }
@@ -198,7 +206,10 @@ impl Cache {
         match tokio::time::timeout(self.limits.revalidate_wait, landing).await {
             Ok(word) => landed(word),
             // The owner is asked on behind this client.
-            Err(_) => Some(self.stale(origin, entry, StaleReason::Slow)),
+            Err(_) => {
+                self.ask_later(origin, tag, StaleReason::Slow);
+                Some(self.stale(origin, entry, StaleReason::Slow))
+            }
         }
     }
 
@@ -253,7 +264,21 @@ impl Cache {
     fn note_tag(&self, origin: &Origin, tag: &Tag, digest: Digest, validated_at: Option<u64>) {
         let Some(validated_at) = validated_at else { return };
         self.forget_refusal(origin, tag);
-        self.memory.tags.insert((origin.key(), tag.clone()), TagEntry::said(digest, validated_at, self.clock.now(), None));
+        let told = TagEntry::said(digest, validated_at, self.clock.now(), None);
+        self.memory.tags.entry((origin.key(), tag.clone())).and_compute_with(|current| match current {
+            // What is known here was confirmed later: the answer was long on its way.
+            Some(current) if current.value().validated_at > validated_at => Op::Nop,
+            Some(_) | None => Op::Put(told),
+        });
+    }
+
+    /// The owner could not have a tag confirmed: until that may have changed it is not asked again.
+    fn ask_later(&self, origin: &Origin, tag: &Tag, reason: StaleReason) {
+        let failed = Some(FailedAttempt { reason, retry_at: self.now_seconds() + OWNER_PAUSE.as_secs(), in_a_row: 0 });
+        self.memory.tags.entry((origin.key(), tag.clone())).and_compute_with(|current| match current {
+            Some(current) => Op::Put(TagEntry { failed, ..current.into_value() }),
+            None => Op::Nop,
+        });
     }
 
     /// An answer of a replica, with what that says of its age.

@@ -129,17 +129,23 @@ impl Cache {
         self.replace(&(origin.key(), tag.clone()), &known, counts)
     }
 
-    /// The tag that counts before upstream is asked about it. A bucket that takes long is not waited for:
-    /// what is known then is older, and nothing is written if that has changed.
+    /// The tag that counts before upstream is asked about it, with what upstream has told other replicas.
+    /// A bucket that takes long is not waited for: what is known then is older, and nothing is written if
+    /// that has changed.
     pub(super) async fn before_asking(&self, origin: &Arc<Origin>, tag: &Tag, known: &TagEntry) -> TagEntry {
         if !self.is_shared() {
             return known.clone();
         }
-        match tokio::time::timeout(self.limits.revalidate_wait / 2, self.compared(origin, tag, known.clone())).await {
-            Ok(Some(counts)) => counts,
-            Ok(None) => TagEntry { origin: TagOrigin::Said { over: Some(Expected::Absent) }, ..known.clone() },
-            Err(_) => known.clone(),
-        }
+        let look = async {
+            let Some(counts) = self.compared(origin, tag, known.clone()).await else {
+                return TagEntry { origin: TagOrigin::Said { over: Some(Expected::Absent) }, ..known.clone() };
+            };
+            let validated = self.validated(origin, tag, &counts.digest).await.filter(|told| told.validated_at > counts.validated_at);
+            let Some(told) = validated else { return counts };
+            let told = TagEntry { validated_at: told.validated_at, gone_since: told.upstream_gone_since, failed: None, ..counts.clone() };
+            self.replace(&(origin.key(), tag.clone()), &counts, Some(told)).unwrap_or(counts)
+        };
+        tokio::time::timeout(self.limits.revalidate_wait / 2, look).await.unwrap_or_else(|_| known.clone())
     }
 
     /// Puts what counts in the place of what was compared, unless more has been said meanwhile.
@@ -179,8 +185,7 @@ impl Cache {
         if *record.source != *origin.source {
             return StoredTag::Absent(Expected::Version(version));
         }
-        let validated = self.store.records.read(&RecordKey::validated(&origin.repository, tag)).await;
-        let validated: Option<ValidatedRecord> = self.or_miss(origin, validated).filter(|validated| validated.digest == record.digest);
+        let validated = self.validated(origin, tag, &record.digest).await;
         StoredTag::Entry(TagEntry {
             digest: record.digest,
             validated_at: validated.as_ref().map_or(record.updated_at, |validated| validated.validated_at),
@@ -189,6 +194,12 @@ impl Cache {
             seen_at,
             origin: TagOrigin::Stored(version),
         })
+    }
+
+    /// When upstream last confirmed that a tag points to `digest`, as far as the store knows.
+    async fn validated(&self, origin: &Origin, tag: &Tag, digest: &Digest) -> Option<ValidatedRecord> {
+        let validated = self.store.records.read(&RecordKey::validated(&origin.repository, tag)).await;
+        self.or_miss(origin, validated).filter(|validated| validated.digest == *digest)
     }
 
     /// What was last seen in a tag's place, before upstream is asked for it. What was seen longer ago is

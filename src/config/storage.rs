@@ -8,6 +8,9 @@ use super::raw::{RawS3, RawStorage};
 use super::secret::{self, Secret};
 use super::shapes::Text;
 
+/// Least `max_size`, if it is not 0: less would go to records, and hold no layer.
+const MIN_SIZE_BYTES: u64 = 64 * 1024 * 1024;
+
 /// The store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Storage {
@@ -88,6 +91,9 @@ pub(super) fn validate(raw: Option<RawStorage>, directory: &Path, problems: &mut
     let s3 = raw.s3.and_then(|raw| validate_s3(raw, directory, problems));
     if max_size == Some(0) && s3.is_none() {
         problems.add("storage.max_size", "is 0, which keeps nothing", "give it a size, or keep content in a bucket (`storage.s3`)");
+    }
+    if max_size.is_some_and(|bytes| (1..MIN_SIZE_BYTES).contains(&bytes)) {
+        problems.add("storage.max_size", "is less than 64MiB", "records alone need some; give it at least the size of your largest images");
     }
     let delivery = match raw.delivery.as_ref().map(|text| text.0.as_str()) {
         None | Some("proxy") => DeliveryMode::Proxy,

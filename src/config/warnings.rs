@@ -1,7 +1,7 @@
 //! What is allowed but probably not meant.
 
 use super::upstream_address::Scheme;
-use super::{Config, Listen, Problem, Rule};
+use super::{Config, Listen, Problem, Rule, Storage};
 
 pub(super) fn warnings(config: &Config) -> Vec<Problem> {
     let mut found = Vec::new();
@@ -9,6 +9,7 @@ pub(super) fn warnings(config: &Config) -> Vec<Problem> {
     if config.auth.anonymous.is_none() && config.auth.users.is_none() {
         warn("auth".to_owned(), "nobody can pull: no anonymous pull and no users", "set auth.users, or remove `anonymous: none`");
     }
+    warn_of_storage(&config.storage, &mut warn);
     for (index, listen) in config.listen.iter().enumerate() {
         warn_of_listener(config, index, listen, &mut warn);
     }
@@ -16,6 +17,21 @@ pub(super) fn warnings(config: &Config) -> Vec<Problem> {
         warn_of_rule(config, index, rule, &mut warn);
     }
     found
+}
+
+fn warn_of_storage(storage: &Storage, warn: &mut impl FnMut(String, &str, &str)) {
+    // The directory may have to be made yet.
+    let there_is = storage.path.ancestors().find(|path| path.is_dir());
+    let Some(file_system) = there_is.and_then(|path| rustix::fs::statvfs(path).ok()) else { return };
+    let total_bytes = file_system.f_blocks.saturating_mul(file_system.f_frsize);
+    if storage.max_size.is_some_and(|bytes| bytes > total_bytes) {
+        let hint = "lower it: storage.min_free decides, as it is";
+        warn("storage.max_size".to_owned(), "is more than the whole file system of storage.path has", hint);
+    }
+    if storage.min_free.is_some_and(|bytes| bytes >= total_bytes) {
+        let hint = "lower it: as it is, no blob is kept";
+        warn("storage.min_free".to_owned(), "is as much as the whole file system of storage.path has", hint);
+    }
 }
 
 fn warn_of_listener(config: &Config, index: usize, listen: &Listen, warn: &mut impl FnMut(String, &str, &str)) {

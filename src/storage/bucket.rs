@@ -1,7 +1,19 @@
 //! Blobs in a bucket: the truth that replicas share.
 //!
 //! Keys are those of the disk's layout, below the configured prefix. A blob becomes visible in one
-//! step: by one PUT, or by completing an upload in parts.
+//! step: by one PUT, or by completing an upload in parts. Every call goes through the guard: none
+//! waits for a bucket that is known to be gone.
+
+mod circuit;
+mod client;
+mod credentials;
+mod failure;
+mod guard;
+mod guarded;
+mod presign;
+mod probe;
+mod routed;
+mod upload;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,21 +23,52 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path as Key;
-use object_store::signer::Signer;
-use object_store::{GetOptions, GetRange, MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutPayload};
+use tokio_util::task::TaskTracker;
+
+pub use client::{BucketEncryption, BucketSettings};
+pub(super) use failure::Unavailable;
+pub use upload::BucketUpload;
 
 use super::{KnownPreconditions, Records, StorageError, layout};
 use crate::oci::Digest;
+use crate::telemetry::metrics::BucketMetrics;
+use guard::Guard;
+use guarded::Guarded;
+use presign::Presigner;
 
 /// How a bucket is reached.
 #[derive(Clone)]
 pub struct BucketClient {
     /// Objects below the prefix.
     pub objects: Arc<dyn ObjectStore>,
-    /// Signs URLs that clients are sent to; it knows no prefix.
-    pub signer: Option<Arc<dyn Signer>>,
-    /// What all keys start with; may be empty.
-    pub prefix: Key,
+    /// Signs URLs that clients are sent to.
+    presigner: Option<Presigner>,
+    limits: BucketLimits,
+    metrics: BucketMetrics,
+}
+
+/// Limits of requests to a bucket; the configuration's `limits` name and default them.
+#[derive(Clone, Debug)]
+pub struct BucketLimits {
+    /// For a small request, with its retries.
+    pub timeout: Duration,
+    /// Attempts of one request.
+    pub attempts: usize,
+}
+
+impl BucketClient {
+    /// With something put around its objects, behind the guard: how tests fail the Nth call.
+    #[must_use]
+    pub fn wrapped(self, around: fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Self {
+        Self { objects: around(self.objects), ..self }
+    }
+
+    /// A client of these objects, which cannot sign.
+    #[must_use]
+    pub fn over(objects: Arc<dyn ObjectStore>, limits: BucketLimits, metrics: BucketMetrics) -> Self {
+        Self { objects, presigner: None, limits, metrics }
+    }
 }
 
 /// A blob as a listing shows it.
@@ -42,8 +85,12 @@ pub struct StoredBlob {
 /// The blobs of one bucket; cheap to clone.
 #[derive(Clone)]
 pub struct Bucket {
-    client: BucketClient,
+    objects: Arc<dyn ObjectStore>,
+    presigner: Option<Presigner>,
     preconditions: KnownPreconditions,
+    metrics: BucketMetrics,
+    /// Owns what gives up uploads that were dropped.
+    aborts: TaskTracker,
 }
 
 /// The bytes of a blob, or of an interval of it.
@@ -58,28 +105,25 @@ pub struct BucketStream {
     bytes: BoxStream<'static, object_store::Result<Bytes>>,
 }
 
-/// A blob on its way to the bucket, in parts. Dropped before [`BucketUpload::complete`] it is
-/// aborted; what a crash leaves, the bucket's lifecycle rule removes.
-pub struct BucketUpload {
-    key: Key,
-    upload: Option<Box<dyn MultipartUpload>>,
-}
-
 impl Bucket {
     /// The blobs that `client` reaches.
     #[must_use]
     pub fn new(client: BucketClient) -> Self {
-        Self { client, preconditions: KnownPreconditions::default() }
+        let attempts = u32::try_from(client.limits.attempts.max(1)).unwrap_or(u32::MAX);
+        let guard = Guard::new(client.limits.timeout / attempts, client.metrics.clone());
+        let objects = Arc::new(Guarded::new(client.objects, guard, client.limits.timeout));
+        let (preconditions, aborts) = (KnownPreconditions::default(), TaskTracker::new());
+        Self { objects, presigner: client.presigner, preconditions, metrics: client.metrics, aborts }
     }
 
     /// The records beside the blobs.
     #[must_use]
     pub fn records(&self) -> Records {
-        Records::in_bucket(Arc::clone(&self.client.objects), self.preconditions.clone())
+        Records::in_bucket(Arc::clone(&self.objects), self.preconditions.clone())
     }
 
     pub(super) fn objects(&self) -> &dyn ObjectStore {
-        &*self.client.objects
+        &*self.objects
     }
 
     /// The length of a blob. `None` if it is not there.
@@ -88,7 +132,7 @@ impl Bucket {
     /// When the bucket does not say.
     pub async fn stat(&self, digest: &Digest) -> Result<Option<u64>, StorageError> {
         let key = layout::blob(digest);
-        match self.client.objects.head(&key).await {
+        match self.objects.head(&key).await {
             Ok(object) => Ok(Some(object.size)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(StorageError::object(&key, error)),
@@ -102,7 +146,7 @@ impl Bucket {
     pub async fn read(&self, digest: &Digest, range: Option<Range<u64>>) -> Result<Option<BucketStream>, StorageError> {
         let key = layout::blob(digest);
         let options = GetOptions { range: range.map(GetRange::Bounded), ..GetOptions::default() };
-        match self.client.objects.get_opts(&key, options).await {
+        match self.objects.get_opts(&key, options).await {
             Ok(found) => {
                 let (range, total_bytes) = (found.range.clone(), found.meta.size);
                 Ok(Some(BucketStream { start: range.start, end: range.end, total_bytes, key, bytes: found.into_stream() }))
@@ -118,38 +162,32 @@ impl Bucket {
     /// When the bucket does not take it.
     pub async fn put(&self, digest: &Digest, bytes: Bytes) -> Result<(), StorageError> {
         let key = layout::blob(digest);
-        let put = self.client.objects.put(&key, PutPayload::from_bytes(bytes)).await;
+        let put = self.objects.put(&key, PutPayload::from_bytes(bytes)).await;
         put.map(|_| ()).map_err(|error| StorageError::object(&key, error))
     }
 
-    /// Begins a large blob.
-    ///
-    /// # Errors
-    /// When the bucket does not take it.
-    pub async fn begin_upload(&self, digest: &Digest) -> Result<BucketUpload, StorageError> {
-        let key = layout::blob(digest);
-        let upload = self.client.objects.put_multipart(&key).await.map_err(|error| StorageError::object(&key, error))?;
-        Ok(BucketUpload { key, upload: Some(upload) })
-    }
-
-    /// A URL under which clients get a blob for a while. `None` if the bucket cannot sign.
+    /// A URL under which clients get a blob for a while, but no longer than the bucket's credentials
+    /// hold. It serves ranges too. `None` if the bucket cannot sign.
     ///
     /// # Errors
     /// When there are no credentials to sign with.
     pub async fn presigned(&self, digest: &Digest, expires_in: Duration) -> Result<Option<String>, StorageError> {
-        let Some(signer) = &self.client.signer else { return Ok(None) };
-        let key: Key = self.client.prefix.parts().chain(layout::blob(digest).parts()).collect();
-        let url = signer.signed_url(http::Method::GET, &key, expires_in).await;
-        url.map(|url| Some(url.to_string())).map_err(|error| StorageError::object(&key, error))
+        let Some(presigner) = &self.presigner else { return Ok(None) };
+        let key = layout::blob(digest);
+        presigner.url(&key, expires_in).await.map(Some).map_err(|error| StorageError::object(&key, error))
     }
 
-    /// All blobs, in the order of their digests.
+    /// All blobs, in the order of their keys. Keys that name no digest are left out, and counted.
     pub fn list(&self) -> BoxStream<'static, Result<StoredBlob, StorageError>> {
-        let prefix = layout::blobs();
-        let listed = self.client.objects.list(Some(&prefix)).map_err(move |error| StorageError::object(&prefix, error));
-        let blobs = listed.try_filter_map(async |object| {
+        let (prefix, metrics) = (layout::blobs(), self.metrics.clone());
+        let listed = self.objects.list(Some(&prefix)).map_err(move |error| StorageError::object(&prefix, error));
+        let blobs = listed.try_filter_map(move |object| {
             let digest = layout::digest_of(&object.location);
-            Ok(digest.map(|digest| StoredBlob { digest, length_bytes: object.size, modified: object.last_modified.into() }))
+            if digest.is_none() {
+                metrics.skipped_keys.inc();
+            }
+            let blob = digest.map(|digest| StoredBlob { digest, length_bytes: object.size, modified: object.last_modified.into() });
+            std::future::ready(Ok(blob))
         });
         blobs.boxed()
     }
@@ -160,10 +198,16 @@ impl Bucket {
     /// When the bucket does not do it.
     pub async fn delete(&self, digest: &Digest) -> Result<(), StorageError> {
         let key = layout::blob(digest);
-        match self.client.objects.delete(&key).await {
+        match self.objects.delete(&key).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(StorageError::object(&key, error)),
         }
+    }
+
+    /// Waits, for at most `deadline`, for uploads that were dropped to be given up.
+    pub async fn settle(&self, deadline: Duration) {
+        self.aborts.close();
+        let _ = tokio::time::timeout(deadline, self.aborts.wait()).await;
     }
 }
 
@@ -175,40 +219,8 @@ impl BucketStream {
     }
 }
 
-impl BucketUpload {
-    /// Sends the next part; parts are in the order of these calls, and the futures may run at once.
-    pub fn put_part(&mut self, bytes: Bytes) -> impl Future<Output = Result<(), StorageError>> + Send + 'static + use<> {
-        let part = self.upload.as_mut().map(|upload| upload.put_part(PutPayload::from_bytes(bytes)));
-        let key = self.key.clone();
-        async move {
-            match part {
-                Some(part) => part.await.map_err(|error| StorageError::object(&key, error)),
-                None => Ok(()),
-            }
-        }
-    }
-
-    /// Makes the blob visible, whose digest the caller has verified and whose parts are all there.
-    ///
-    /// # Errors
-    /// When the bucket does not do it; then nothing is visible.
-    pub async fn complete(mut self) -> Result<(), StorageError> {
-        let Some(mut upload) = self.upload.take() else { return Ok(()) };
-        upload.complete().await.map(|_| ()).map_err(|error| StorageError::object(&self.key, error))
-    }
-
-    /// Gives the upload up.
-    pub async fn abort(mut self) {
-        if let Some(mut upload) = self.upload.take()
-            && let Err(error) = upload.abort().await
-        {
-            tracing::debug!(key = %self.key, %error, "an upload could not be aborted; the bucket's lifecycle rule removes it");
-        }
-    }
-}
-
 impl std::fmt::Debug for Bucket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Bucket").field("objects", &self.client.objects.to_string()).finish_non_exhaustive()
+        f.debug_struct("Bucket").field("objects", &self.objects.to_string()).finish_non_exhaustive()
     }
 }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use object_store::path::Path as Key;
 use thiserror::Error;
 
+use super::bucket::Unavailable;
+
 /// An operation of the store failed. Cheap to clone: one failure is told to every follower.
 #[derive(Clone, Debug, Error)]
 pub enum StorageError {
@@ -36,16 +38,32 @@ pub enum StorageError {
         /// The system's answer.
         source: Arc<io::Error>,
     },
-    /// A record could not be read or written.
-    #[error("record {key}: {source}")]
+    /// A record, or an object of the bucket, could not be read or written.
+    #[error("{key}: {source}")]
     Object {
         /// Its key.
         key: String,
         /// The store's answer.
         source: Arc<object_store::Error>,
     },
-    /// A record is not of its form.
-    #[error("record {key} is not of its form: {detail}")]
+    /// The bucket does not answer, and may not even have been asked.
+    #[error("{key}: {detail}")]
+    Unavailable {
+        /// What was asked for.
+        key: String,
+        /// In which words.
+        detail: String,
+    },
+    /// The settings of a bucket cannot be used.
+    #[error("the bucket {bucket}: {detail}")]
+    Bucket {
+        /// Its name.
+        bucket: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// What is there is not of its form.
+    #[error("{key} is not as it should be: {detail}")]
     Corrupt {
         /// Its key.
         key: String,
@@ -64,7 +82,22 @@ impl StorageError {
 
     /// Wraps the answer of the store of records, or of the bucket.
     pub(super) fn object(key: &Key, source: object_store::Error) -> Self {
-        Self::Object { key: key.to_string(), source: Arc::new(source) }
+        let key = key.to_string();
+        match Unavailable::of(&source) {
+            Some(unavailable) => Self::Unavailable { key, detail: unavailable.to_string() },
+            None => Self::Object { key, source: Arc::new(source) },
+        }
+    }
+
+    /// The settings of a bucket cannot be used.
+    pub(super) fn bucket(bucket: &str, source: &object_store::Error) -> Self {
+        Self::Bucket { bucket: bucket.to_owned(), detail: source.to_string() }
+    }
+
+    /// Whether the bucket does not answer, which the log has said already.
+    #[must_use]
+    pub const fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
     }
 
     /// Whether it only says that what was asked for is as the caller knows it.
@@ -79,6 +112,7 @@ impl StorageError {
             Self::Locked { .. } => "lock",
             Self::NoSpace { operation, .. } | Self::File { operation, .. } => operation,
             Self::Object { .. } | Self::Corrupt { .. } => "record",
+            Self::Unavailable { .. } | Self::Bucket { .. } => "bucket",
         }
     }
 }

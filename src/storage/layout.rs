@@ -13,6 +13,7 @@
 //! sources/<source>/sha256/ab/<hex>           this upstream, with this credential, has this blob
 //! gc/<algorithm>/<hex>                       a blob that nothing refers to, marked or condemned
 //! quarantine/<algorithm>/<hex>               a blob that rotted
+//! probe/<uuid>                               in a bucket only, for a moment: what can it do?
 //! headpond.lock                              held by the one process that uses the store
 //! headpond.sock                              where that process takes commands
 //! ```
@@ -142,6 +143,11 @@ impl Layout {
         let fan = hex.get(..2).unwrap_or_default();
         self.blobs(digest.algorithm()).join(fan).join(&hex)
     }
+}
+
+/// A new object with which it is tried what the bucket can do.
+pub(super) fn probe() -> Key {
+    Key::from_iter(["probe", Uuid::new_v4().simple().to_string().as_str()])
 }
 
 /// Prefix of all blobs.

@@ -20,7 +20,7 @@ use super::{Preconditions, StorageError, Support};
 use crate::oci::Digest;
 
 /// Locks of one process: as many records may be written under a comparison at one time.
-const LOCKS: usize = 64;
+const LOCKS: usize = 256;
 
 /// One state of a record. Two states with the same content count as one.
 #[derive(Clone, Debug)]
@@ -191,15 +191,12 @@ impl Records {
             Expected::Version(version) => (version.update_mode(), preconditions.update),
         };
         let mode = mode.filter(|_| support != Support::Ignored);
-        let _lock = if support == Support::Honoured && mode.is_some() {
-            None
-        } else {
-            let lock = self.locks.of(key).await;
-            if self.expected_is_not_there(key, expected).await? {
-                return Ok(Err(Conflict));
-            }
-            lock
-        };
+        // Writers of one process never race in the bucket: that saves them conflicts.
+        let _lock = self.locks.of(key).await;
+        let is_decided_there = support == Support::Honoured && mode.is_some();
+        if !is_decided_there && self.expected_is_not_there(key, expected).await? {
+            return Ok(Err(Conflict));
+        }
         self.put(key, json, mode.unwrap_or(PutMode::Overwrite)).await
     }
 

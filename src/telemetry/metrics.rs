@@ -10,7 +10,7 @@ mod eviction;
 mod labels;
 mod upkeep;
 
-pub use bucket::BucketMetrics;
+pub use bucket::{BucketMetrics, BucketOperation, BucketResult};
 pub use cluster::{ClusterMetrics, ReplicaResult};
 pub use eviction::{DiskStanding, EvictionMetrics};
 pub use labels::{CacheKind, CacheResult, FillResult, FillSource, STALE_REASONS};

@@ -33,6 +33,11 @@ def gateway(ceph) -> Iterator[Gateway]:
     made.stop()
 
 
+def over(gateway: Gateway) -> dict:
+    """A tier whose way to the bucket is this one. The test looks into the bucket past it."""
+    return {"max_size": "4GiB", "s3": {"endpoint": gateway.edge.url}}
+
+
 @dataclass(frozen=True)
 class Front:
     headpond: Headpond
@@ -56,8 +61,8 @@ class Front:
 
 
 @pytest.fixture
-def front(start_headpond, gateway, proxy, tmp_path) -> Front:
-    store = Store(tmp_path / "store", gateway.bucket, f"gone-{tmp_path.name}", max_size="4GiB")
+def front(start_headpond, ceph, gateway, proxy, tmp_path) -> Front:
+    store = Store(tmp_path / "store", ceph.bucket, f"gone-{tmp_path.name}", **over(gateway))
     return Front(start_headpond(rules_for(proxy.edge), store=store), gateway, proxy)
 
 
@@ -110,7 +115,7 @@ def test_misses_are_streamed_and_stored_once_the_bucket_is_back(
 
     front.headpond.store.check()
     front.proxy.refuse()
-    store = Store(tmp_path / "other", front.gateway.bucket, front.headpond.store.prefix, max_size="4GiB")
+    store = Store(tmp_path / "other", front.headpond.store.bucket, front.headpond.store.prefix, **over(front.gateway))
     other = make_headpond(rules_for(front.proxy.edge), tmp_path / "other-headpond", store=store).start()
     try:
         for image in cold:

@@ -10,6 +10,7 @@ import yaml
 
 from parts import chart_values, helm, kubernetes
 
+pytestmark = pytest.mark.own_store
 ROOT = Path(__file__).resolve().parents[2]
 VARIANTS = list(chart_values.ALL)
 # The oldest that Chart.yaml allows, and the newest whose schemas there are.

@@ -14,6 +14,7 @@ from parts.edge import Edge, request
 from parts.headpond import binary, rules_for
 from parts.process import free_port, run
 
+pytestmark = pytest.mark.own_store
 FOLDER = ROOT / "deploy/compose"
 VARIANTS = {"disk": ["compose.yaml"], "s3": ["compose.yaml", "compose.s3.yaml"]}
 

@@ -24,7 +24,7 @@ const MAY_NAME: [(&str, &[&str]); 16] = [
     ("upstream", &["cluster", "telemetry", "clock", "oci"]),
     ("cluster", &["telemetry"]),
     ("upkeep", &["storage", "telemetry", "tasks", "clock", "oci"]),
-    ("storage", &["clock", "oci"]),
+    ("storage", &["telemetry", "clock", "oci"]),
     ("rules", &["config", "oci"]),
     ("telemetry", &["config"]),
     ("config", &["oci"]),
@@ -38,10 +38,15 @@ const ROOT: &str = "app";
 
 /// Of these modules only some names may be used by some files: what an answer is made of, and how
 /// an open file is read, but not how either came to be.
-const ONLY_THESE_NAMES: [(&str, &str, &[&str]); 3] = [
+const ONLY_THESE_NAMES: [(&str, &str, &[&str]); 4] = [
     ("http", "cache", &["BlobAnswer", "BlobDelivery", "CachedManifest", "Demand", "Follower", "ManifestHeader", "StaleReason"]),
     ("http::delivery", "storage", &["OpenBlob", "PieceReader"]),
     ("http", "storage", &[]),
+    (
+        "http",
+        "cluster",
+        &["ERROR_HEADER", "PROOF_HEADER", "RefusalKind", "ReplicaKey", "ReplicaRequest", "STALE_HEADER", "VALIDATED_HEADER"],
+    ),
 ];
 
 /// Crates that only some modules may name. The composition root passes some through.

@@ -6,7 +6,6 @@ mod freshness;
 mod sharing;
 mod signature;
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
@@ -21,29 +20,24 @@ use crate::headpond::Headpond;
 
 /// What all replicas of a test share.
 pub(crate) const TOKEN_KEY: &str = "thirty-two bytes and some more of them";
-/// The one name in `cluster.peers`.
-const NAME: &str = "replicas.test:5000";
-
-/// Names that a test changes.
-#[derive(Clone, Default)]
-pub(crate) struct NameTable(Arc<Mutex<HashMap<String, Vec<SocketAddr>>>>);
+/// What the one name in `cluster.peers` resolves to; a test changes it.
+#[derive(Clone)]
+pub(crate) struct NameTable(Arc<Mutex<Vec<SocketAddr>>>);
 
 impl NameTable {
     pub(crate) fn of(addresses: &[SocketAddr]) -> Self {
-        let table = Self::default();
-        table.set(addresses);
-        table
+        Self(Arc::new(Mutex::new(addresses.to_vec())))
     }
 
     pub(crate) fn set(&self, addresses: &[SocketAddr]) {
-        self.0.lock().unwrap().insert(NAME.to_owned(), addresses.to_vec());
+        *self.0.lock().unwrap() = addresses.to_vec();
     }
 }
 
 #[async_trait]
 impl Names for NameTable {
-    async fn resolve(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
-        self.0.lock().unwrap().get(name).cloned().ok_or_else(|| io::Error::other("no such name"))
+    async fn resolve(&self, _: &str) -> io::Result<Vec<SocketAddr>> {
+        Ok(self.0.lock().unwrap().clone())
     }
 }
 
@@ -104,10 +98,11 @@ impl Replicas {
         let rule: String = self.rule.lines().map(|line| format!("    {line}\n")).collect();
         format!(
             "listen: {}\nadmin: {{address: 127.0.0.1:0}}\nlog: {{level: off}}\n\
-             storage: {{path: headpond-data, s3: {}}}\ncluster: {{peers: \"{NAME}\"}}\n{limits}{auth}{}\n\
+             storage: {{path: headpond-data, s3: {}}}\ncluster: {{peers: \"replicas.test:{}\"}}\n{limits}{auth}{}\n\
              rules:\n  - prefix: up\n    upstream: {}\n{rule}",
             self.addresses[number],
             self.bucket.s3(),
+            self.addresses[number].port(),
             self.top,
             self.fake.url(),
         )

@@ -193,6 +193,7 @@ fn storage_in_a_bucket_is_read() {
 fn storage_that_cannot_be_is_refused() {
     for (text, path) in [
         ("storage: {max_size: 0}", "storage.max_size"),
+        ("storage: {max_size: 63MiB}", "storage.max_size"),
         ("storage: {min_free: x}", "storage.min_free"),
         ("storage: {delivery: redirect}", "storage.delivery"),
         ("storage: {delivery: maybe, s3: {bucket: b}}", "storage.delivery"),
@@ -315,6 +316,8 @@ fn what_is_probably_not_meant_is_warned_of() {
     let warnings = Config::parse(text, directory.path()).unwrap().warnings();
     assert_eq!(warnings.iter().map(|warning| warning.path.as_str()).collect::<Vec<_>>(), ["listen[0]", "rules[0]", "rules[0].upstream"]);
     assert_eq!(Config::default().warnings(), []);
+    let warnings = parse("storage: {max_size: 1000PiB, min_free: 1000PiB}").warnings();
+    assert_eq!(warnings.iter().map(|warning| warning.path.as_str()).collect::<Vec<_>>(), ["storage.max_size", "storage.min_free"]);
 }
 
 #[test]

@@ -12,9 +12,12 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use headpond::storage::{BucketClient, BucketEncryption, BucketLimits, BucketSettings};
+use headpond::telemetry::metrics::Metrics;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, BodyStream, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -24,6 +27,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
+use secrecy::SecretString;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
@@ -115,6 +119,28 @@ impl FakeBucket {
         format!(
             "{{bucket: {BUCKET}, prefix: prod, endpoint: \"{url}\", access_key: \"file:{keys}/access\", secret_key: \"file:{keys}/secret\"}}"
         )
+    }
+
+    /// What a client of it is made from.
+    pub(crate) fn settings(&self) -> BucketSettings {
+        BucketSettings {
+            bucket: BUCKET.to_owned(),
+            prefix: "prod".to_owned(),
+            endpoint: Some(self.url()),
+            public_endpoint: None,
+            region: Some("us-east-1".to_owned()),
+            path_style: true,
+            encryption: BucketEncryption::None,
+            keys: Some((SecretString::from(ACCESS_KEY), SecretString::from(SECRET_KEY))),
+            ca_pem: None,
+            connect_timeout: Duration::from_secs(5),
+            limits: BucketLimits { timeout: Duration::from_secs(10), attempts: 3 },
+        }
+    }
+
+    /// A client of it.
+    pub(crate) async fn client(&self) -> BucketClient {
+        BucketClient::s3(&self.settings(), Metrics::new().unwrap().bucket.clone()).await.unwrap()
     }
 
     /// From now on every request meets this.

@@ -1,7 +1,8 @@
 //! The store by itself: its contract, its durability, its lock, what a crash leaves.
 
 mod blob_files;
-mod contract;
+pub(crate) mod contract;
+mod kinds;
 mod leftovers;
 mod power_loss;
 mod room;

@@ -33,8 +33,10 @@ spec:
     - name: headpond
       image: {{ include "headpond.image" . | quote }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
-      args: [serve, --config, /etc/headpond/config/headpond.yaml]
+      args: [serve]
       env:
+        # A variable, so that commands which are run in the pod find it too.
+        - {name: HEADPOND_CONFIG, value: /etc/headpond/config/headpond.yaml}
         # The image presets these, and they would win over the file. Empty is unset.
         {{- range list "HEADPOND_LISTEN" "HEADPOND_ADMIN" "HEADPOND_STORAGE" }}
         - {name: {{ . }}, value: ""}

@@ -53,7 +53,16 @@ pub(super) struct Circuit {
 
 impl Circuit {
     pub(super) const fn new(first_cooldown: Duration, max_cooldown: Duration) -> Self {
-        Self { first_cooldown, max_cooldown, failures: 0, epoch: 0, open_since: None, next_probe: None, is_probing: false, last_answered: None }
+        Self {
+            first_cooldown,
+            max_cooldown,
+            failures: 0,
+            epoch: 0,
+            open_since: None,
+            next_probe: None,
+            is_probing: false,
+            last_answered: None,
+        }
     }
 
     pub(super) const fn is_open(&self) -> bool {

@@ -44,8 +44,8 @@ impl Unavailable {
 pub(super) fn result(error: &Error) -> BucketResult {
     match (error, status(error)) {
         (Error::PermissionDenied { .. } | Error::Unauthenticated { .. }, _) => BucketResult::Denied,
-        // 408 and 429 are 503 in other words.
-        (Error::Generic { .. }, Some(408 | 429 | 500..)) | (Error::Generic { .. }, None) => BucketResult::Failed,
+        // 501 is an answer; 408 and 429 are 503 in other words.
+        (Error::Generic { .. }, Some(408 | 429 | 500 | 502..)) | (Error::Generic { .. }, None) => BucketResult::Failed,
         // Any other is an answer: NotFound, Precondition, AlreadyExists, NotModified, …
         _ => BucketResult::Answered,
     }

@@ -55,10 +55,6 @@ impl Guard {
         Self { shared: Arc::new(Shared { state: Mutex::new(state), hung: Notify::new(), slow_after, metrics }) }
     }
 
-    pub(super) fn metrics(&self) -> &BucketMetrics {
-        &self.shared.metrics
-    }
-
     /// Makes a call, unless the bucket is known not to answer.
     pub(super) async fn run<T>(&self, call: Call, future: impl Future<Output = Result<T>> + Send) -> Result<T> {
         let began = Instant::now();

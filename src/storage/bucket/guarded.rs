@@ -1,7 +1,6 @@
 //! An object store behind the guard: every call of it, and every page and body that comes of one.
 
 use std::fmt;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,7 +54,10 @@ impl Guarded {
     }
 
     /// The pages of a listing, each a call; what came with a page is handed on as it is.
-    fn pages(&self, objects: impl FnOnce(&dyn ObjectStore) -> BoxStream<'static, Result<ObjectMeta>>) -> BoxStream<'static, Result<ObjectMeta>> {
+    fn pages(
+        &self,
+        objects: impl FnOnce(&dyn ObjectStore) -> BoxStream<'static, Result<ObjectMeta>>,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
         let state = (self.guard.clone(), self.short(BucketOperation::List), objects(&*self.objects), false, false);
         let pages = stream::unfold(state, |(guard, call, mut objects, has_begun, has_ended)| async move {
             if has_ended {
@@ -69,7 +71,7 @@ impl Guarded {
             let has_ended = next.is_err();
             Some((next.transpose()?, (guard, call, objects, true, has_ended)))
         });
-        pages.boxed()
+        pages.fuse().boxed()
     }
 }
 
@@ -82,7 +84,8 @@ fn bounded(body: BoxStream<'static, Result<Bytes>>, deadline: Instant, within: D
             Err(_) => Some((Err(Unavailable::TimedOut { within }.into_error()), None)),
         }
     });
-    pieces.boxed()
+    // A collector asks once more after the end.
+    pieces.fuse().boxed()
 }
 
 #[async_trait]
@@ -119,7 +122,7 @@ impl ObjectStore for Guarded {
                 let one = stream::once(async { location }).boxed();
                 let deleted = store.objects.delete_stream(one).try_collect::<Vec<_>>();
                 let deleted = store.guard.run(store.short(BucketOperation::Delete), deleted).await?;
-                Ok(stream::iter(deleted).map(Ok))
+                Ok::<_, object_store::Error>(stream::iter(deleted).map(Ok))
             }
         });
         deleted.buffered(DELETES).try_flatten().boxed()
@@ -149,29 +152,23 @@ struct GuardedUpload {
     store: Guarded,
 }
 
-impl GuardedUpload {
-    fn guarded<T>(store: &Guarded, call: Call, future: impl Future<Output = Result<T>> + Send) -> impl Future<Output = Result<T>> + Send {
-        let guard = store.guard.clone();
-        async move { guard.run(call, future).await }
-    }
-}
-
 #[async_trait]
 impl MultipartUpload for GuardedUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
         let call = self.store.sending(BucketOperation::PutPart, data.content_length());
-        Self::guarded(&self.store, call, self.upload.put_part(data)).boxed()
+        let (guard, part) = (self.store.guard.clone(), self.upload.put_part(data));
+        async move { guard.run(call, part).await }.boxed()
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
         // Completing 10,000 parts may take the server a while.
         let call = Call { within: self.store.timeout * PAGES, is_short: false, ..self.store.short(BucketOperation::CompleteUpload) };
-        Self::guarded(&self.store, call, self.upload.complete()).await
+        self.store.guard.run(call, self.upload.complete()).await
     }
 
     async fn abort(&mut self) -> Result<()> {
         let call = self.store.short(BucketOperation::AbortUpload);
-        Self::guarded(&self.store, call, self.upload.abort()).await
+        self.store.guard.run(call, self.upload.abort()).await
     }
 }
 

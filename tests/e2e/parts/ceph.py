@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from parts.edge import Edge
-from parts.process import Process, clean_environment, free_port, listens, run
+from parts.process import Process, clean_environment, free_port, listens, run, wait_until
 from parts.s3 import ACCESS_KEY, SECRET_KEY, Bucket
 
 BUCKET = "headpond-e2e"
@@ -105,8 +105,7 @@ class Ceph:
         self.config.write_text(CONFIG.format(fsid=fsid, folder=folder, memory_bytes=MEMORY_BYTES))
         self.monitor = self._start_monitor(fsid)
         self.osd = self._start_osd()
-        keys = ["--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY]
-        self._run("radosgw-admin", "-n", GATEWAY, "user", "create", "--uid=e2e", "--display-name=e2e", *keys)
+        self.add_user("e2e", ACCESS_KEY, SECRET_KEY)
         self.gateways: list[Gateway] = []
         self.bucket = self.gateway().bucket
         self.bucket.create()
@@ -117,8 +116,20 @@ class Ceph:
         self.gateways.append(made)
         return made
 
+    def add_user(self, name: str, access_key: str, secret_key: str) -> None:
+        user = [f"--uid={name}", f"--display-name={name}", "--access-key", access_key, "--secret-key", secret_key]
+        self._ask("radosgw-admin", "-n", GATEWAY, "user", "create", *user)
+
     def _run(self, *command: str) -> str:
         return run([command[0], "-c", str(self.config), *command[1:]])
+
+    def _ask(self, *command: str) -> None:
+        """A monitor refuses, now and then, what comes from a client before it has the monitor's map."""
+        wait_until(lambda: self._accepts(*command), " ".join(command), timeout=60, pause=0.1)
+
+    def _accepts(self, *command: str) -> bool:
+        argv = [command[0], "-c", str(self.config), *command[1:]]
+        return subprocess.run(argv, env=clean_environment(), capture_output=True, check=False).returncode == 0
 
     def _command(self, program: str, *arguments: str) -> list[str]:
         return [program, "-f", "-c", str(self.config), *arguments]
@@ -128,17 +139,13 @@ class Ceph:
         run(["monmaptool", "--create", "--fsid", fsid, "--addv", "a", address, monmap])
         self._run("ceph-mon", "-i", "a", "--mkfs", "--monmap", monmap)
         started = Process(self._command("ceph-mon", "-i", "a"), self.folder / "ceph-mon.log")
-        started.wait_until(self._monitor_answers, "answers", timeout=60)
+        started.wait_until(lambda: self._accepts("ceph", "--connect-timeout", "5", "fsid"), "answers", timeout=60)
         return started
-
-    def _monitor_answers(self) -> bool:
-        ask = ["ceph", "-c", str(self.config), "--connect-timeout", "5", "fsid"]
-        return subprocess.run(ask, env=clean_environment(), capture_output=True, check=False).returncode == 0
 
     def _start_osd(self) -> Process:
         identity = str(uuid.uuid4())
-        self._run("ceph", "osd", "new", identity)
-        self._run("ceph", "osd", "crush", "add", "osd.0", "1", "root=default")
+        self._ask("ceph", "osd", "new", identity)
+        self._ask("ceph", "osd", "crush", "add", "osd.0", "1", "root=default")
         self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", identity)
         return Process(self._command("ceph-osd", "-i", "0"), self.folder / "ceph-osd.log")
 

@@ -62,6 +62,10 @@ class Container:
         (bundle / "config.json").write_text(json.dumps(self._specification()))
         return Process(["runc", "run", "--bundle", str(bundle), self.name], self.folder / "container.log")
 
+    def execute(self, *arguments: str) -> str:
+        """Another command beside the one that runs, with its variables."""
+        return run(["runc", "exec", self.name, *self.image.config["Entrypoint"], *arguments])
+
     def signal(self, name: str) -> None:
         run(["runc", "kill", self.name, name])
 

@@ -16,7 +16,7 @@ REGION = "us-east-1"
 class Bucket:
     """`edge` is the store that is spoken to; keys are told and given in full, with every prefix."""
 
-    def __init__(self, edge: Edge, name: str):
+    def __init__(self, edge: Edge, name: str, access_key: str = ACCESS_KEY, secret_key: str = SECRET_KEY):
         self.edge = edge
         self.name = name
         settings = Config(
@@ -29,8 +29,8 @@ class Bucket:
         self.client = boto3.client(
             "s3",
             endpoint_url=edge.url,
-            aws_access_key_id=ACCESS_KEY,
-            aws_secret_access_key=SECRET_KEY,
+            aws_access_key_id=access_key,
+            aws_secret_access_key=secret_key,
             region_name=REGION,
             config=settings,
         )

@@ -6,28 +6,34 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::time::Duration;
 
 use headpond::oci::{Digest, RepositoryName, Tag};
-use headpond::storage::{Bucket, BucketClient, Records};
+use headpond::storage::{Bucket, BucketClient, BucketLimits, Preconditions, Records, Support};
+use headpond::telemetry::metrics::{BucketMetrics, Metrics};
 use object_store::ObjectStore;
-use object_store::memory::InMemory;
-use tempfile::TempDir;
 
+#[path = "contract/blobs.rs"]
+pub(crate) mod blobs;
 #[path = "contract/records.rs"]
-mod records;
+pub(crate) mod records;
 #[path = "contract/versions.rs"]
-mod versions;
+pub(crate) mod versions;
 
 /// One store to be tested.
 pub(crate) struct Subject {
     /// Its objects, as they are.
     pub(crate) objects: Arc<dyn ObjectStore>,
+    /// The blobs in it.
+    pub(crate) bucket: Bucket,
     /// The records in it.
     pub(crate) records: Records,
     /// Records of another process over the same objects, if there can be one.
     pub(crate) replica: Option<Records>,
     /// What is known of this kind.
     pub(crate) expected: Expected,
+    /// How many uploads were begun and neither completed nor given up, where that can be seen.
+    pub(crate) unfinished_uploads: Box<dyn Fn() -> usize + Send + Sync>,
     /// Goes when the test has ended.
     pub(crate) _keep: Box<dyn Any + Send>,
 }
@@ -37,14 +43,38 @@ pub(crate) struct Subject {
 pub(crate) struct Expected {
     /// Whether, of many processes that write one record at once, exactly one is told that it did.
     pub(crate) decides_races: bool,
+    /// What its conditional writes are worth.
+    pub(crate) preconditions: Preconditions,
+    /// Whether it is a server: it signs URLs, and an answer is told from a failure by its status.
+    pub(crate) is_server: bool,
+}
+
+/// All conditional writes are kept to.
+pub(crate) const ALL_HONOURED: Preconditions =
+    Preconditions { create: Support::Honoured, update: Support::Honoured, complete: Support::Honoured };
+
+pub(crate) fn limits() -> BucketLimits {
+    BucketLimits { timeout: Duration::from_secs(10), attempts: 3 }
+}
+
+pub(crate) fn metrics() -> BucketMetrics {
+    Metrics::new().unwrap().bucket.clone()
 }
 
 impl Subject {
-    /// A bucket over `objects`, which two processes share.
-    pub(crate) fn shared(objects: Arc<dyn ObjectStore>, expected: Expected, keep: impl Any + Send) -> Self {
-        let bucket = |objects| Bucket::new(BucketClient { objects, signer: None, prefix: "".into() });
-        let (bucket, other) = (bucket(Arc::clone(&objects)), bucket(Arc::clone(&objects)));
-        Self { objects, records: bucket.records(), replica: Some(other.records()), expected, _keep: Box::new(keep) }
+    /// A bucket that two processes share, by a client of each. It is tried first what it can do.
+    pub(crate) async fn shared(clients: [BucketClient; 2], expected: Expected) -> Self {
+        let objects = Arc::clone(&clients[0].objects);
+        let [bucket, other] = clients.map(Bucket::new);
+        for bucket in [&bucket, &other] {
+            bucket.clone().find_out_preconditions().await;
+        }
+        let (records, replica) = (bucket.records(), Some(other.records()));
+        Self { objects, bucket, records, replica, expected, unfinished_uploads: Box::new(|| 0), _keep: Box::new(()) }
+    }
+
+    pub(crate) fn keep(self, keep: impl Any + Send) -> Self {
+        Self { _keep: Box::new(keep), ..self }
     }
 }
 
@@ -52,6 +82,8 @@ impl Subject {
 macro_rules! facts {
     ($kind:ident) => {
         mod $kind {
+            use $crate::storage::contract::facts;
+
             facts! { @each $kind
                 records:
                     every_kind_of_record_reads_as_it_was_written,
@@ -74,6 +106,20 @@ macro_rules! facts {
                     of_many_creators_one_is_told_that_it_was_first,
                     concurrent_changes_in_one_process_lose_nothing,
                     concurrent_changes_of_two_processes_lose_nothing;
+                blobs:
+                    a_blob_that_is_not_there_is_none,
+                    a_small_blob_reads_as_it_was_put,
+                    a_blob_in_parts_is_there_once_it_is_complete,
+                    a_blob_that_comes_twice_in_parts_is_there,
+                    an_upload_that_is_given_up_leaves_no_blob,
+                    an_interval_of_a_blob_is_that_interval,
+                    an_interval_outside_a_blob_is_an_error_and_the_bucket_is_there,
+                    blobs_are_listed_with_length_and_time,
+                    a_deleted_blob_is_gone,
+                    blobs_and_records_do_not_meet,
+                    a_signed_url_serves_a_blob_and_its_ranges_to_anybody,
+                    what_conditional_writes_are_worth_is_found_out,
+                    an_error_names_its_key;
             }
         }
     };
@@ -81,25 +127,12 @@ macro_rules! facts {
         $($(#[tokio::test(flavor = "multi_thread")]
         async fn $fact() {
             let subject = super::$kind().await;
-            super::$group::$fact(subject).await;
+            crate::storage::contract::$group::$fact(subject).await;
         })+)+
     };
 }
 
-facts!(memory);
-facts!(disk);
-
-async fn memory() -> Subject {
-    Subject::shared(Arc::new(InMemory::new()), Expected { decides_races: true }, ())
-}
-
-/// Local disk has no preconditions: one process holds the store.
-async fn disk() -> Subject {
-    let directory = TempDir::new().unwrap();
-    let objects: Arc<dyn ObjectStore> = Arc::new(object_store::local::LocalFileSystem::new_with_prefix(directory.path()).unwrap());
-    let records = Records::new(Arc::clone(&objects));
-    Subject { objects, records, replica: None, expected: Expected { decides_races: true }, _keep: Box::new(directory) }
-}
+pub(crate) use facts;
 
 fn name(text: &str) -> RepositoryName {
     RepositoryName::parse(text).unwrap()

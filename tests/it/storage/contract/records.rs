@@ -1,15 +1,18 @@
 //! Records: written whole, read as they were written.
 
 use headpond::storage::{
-    BlobLinkRecord, ManifestRecord, RecordKey, RepositoryKind, RepositoryRecord, SourceBlobRecord, TagRecord, ValidatedRecord,
+    BlobLinkRecord, ManifestRecord, RecordKey, Records, RepositoryKind, RepositoryRecord, SourceBlobRecord, TagRecord, ValidatedRecord,
 };
 use object_store::path::Path as Key;
 use object_store::{ObjectStoreExt, PutPayload};
 
 use super::{Subject, digest, name, tag};
 
-pub(super) async fn every_kind_of_record_reads_as_it_was_written(subject: Subject) {
-    let records = subject.records;
+pub(crate) async fn every_kind_of_record_reads_as_it_was_written(subject: Subject) {
+    every_kind_of_record_reads_as_it_was_written_in(&subject.records).await;
+}
+
+pub(crate) async fn every_kind_of_record_reads_as_it_was_written_in(records: &Records) {
     let (name, tag) = (name("docker-hub/library/nginx"), tag("1.27"));
     let repository = RepositoryRecord {
         kind: RepositoryKind::PullThrough,
@@ -46,17 +49,17 @@ pub(super) async fn every_kind_of_record_reads_as_it_was_written(subject: Subjec
     assert_eq!(records.read(&RecordKey::source_blob("0a1b", &digest(4))).await.unwrap(), Some(word));
 }
 
-pub(super) async fn a_record_that_is_not_there_is_none(subject: Subject) {
+pub(crate) async fn a_record_that_is_not_there_is_none(subject: Subject) {
     let records = subject.records;
     assert_eq!(records.read(&RecordKey::tag(&name("a/b"), &tag("1"))).await.unwrap(), None);
     assert_eq!(records.list_tags(&name("a/b")).await.unwrap(), []);
 }
 
-pub(super) fn tag_record(number: u64) -> TagRecord {
+pub(crate) fn tag_record(number: u64) -> TagRecord {
     TagRecord { digest: digest(number), source: "s".repeat(1 + usize::try_from(number).unwrap() % 100), updated_at: number }
 }
 
-pub(super) async fn a_record_is_written_over_whole(subject: Subject) {
+pub(crate) async fn a_record_is_written_over_whole(subject: Subject) {
     let records = subject.records;
     let key = RecordKey::tag(&name("a/b"), &tag("1"));
     for number in [99, 1] {
@@ -65,7 +68,7 @@ pub(super) async fn a_record_is_written_over_whole(subject: Subject) {
     }
 }
 
-pub(super) async fn records_of_one_name_do_not_meet(subject: Subject) {
+pub(crate) async fn records_of_one_name_do_not_meet(subject: Subject) {
     let records = subject.records;
     // A tag and its validation, a tag with the name of a directory, names that differ in `/` and case.
     let keys = [("a/b", "_tags"), ("a/b", "sha256"), ("a/b", "1"), ("a/b", "1.json"), ("a/b/c", "1"), ("a-b/c", "1"), ("a_b/c", "1")];
@@ -80,7 +83,7 @@ pub(super) async fn records_of_one_name_do_not_meet(subject: Subject) {
     }
 }
 
-pub(super) async fn a_record_that_is_not_of_its_form_is_none(subject: Subject) {
+pub(crate) async fn a_record_that_is_not_of_its_form_is_none(subject: Subject) {
     let (records, store) = (subject.records, subject.objects);
     let key = RecordKey::tag(&name("a/b"), &tag("1"));
     for torn in ["", "{", "{}", "null", "\0\0\0\0"] {
@@ -91,7 +94,7 @@ pub(super) async fn a_record_that_is_not_of_its_form_is_none(subject: Subject) {
     assert_eq!(records.read(&key).await.unwrap(), Some(tag_record(1)));
 }
 
-pub(super) async fn tags_are_listed_sorted_and_of_one_repository(subject: Subject) {
+pub(crate) async fn tags_are_listed_sorted_and_of_one_repository(subject: Subject) {
     let records = subject.records;
     for (repository, text) in [("a/b", "2"), ("a/b", "10"), ("a/b", "latest"), ("a/b", "V1"), ("a/b/c", "x"), ("a/bc", "y"), ("a", "z")] {
         records.write(&RecordKey::tag(&name(repository), &tag(text)), &tag_record(1)).await.unwrap();
@@ -99,7 +102,7 @@ pub(super) async fn tags_are_listed_sorted_and_of_one_repository(subject: Subjec
     assert_eq!(records.list_tags(&name("a/b")).await.unwrap(), ["10", "2", "V1", "latest"].map(tag));
 }
 
-pub(super) async fn a_repository_inside_another_is_apart_from_it(subject: Subject) {
+pub(crate) async fn a_repository_inside_another_is_apart_from_it(subject: Subject) {
     let records = subject.records;
     let (outer, inner) = (name("a/b"), name("a/b/manifests/blobs"));
     records
@@ -110,7 +113,7 @@ pub(super) async fn a_repository_inside_another_is_apart_from_it(subject: Subjec
     assert!(records.read(&RecordKey::blob_link(&inner, &digest(1))).await.unwrap().is_some());
 }
 
-pub(super) async fn concurrent_writes_leave_one_of_them(subject: Subject) {
+pub(crate) async fn concurrent_writes_leave_one_of_them(subject: Subject) {
     let records = subject.records;
     let key = RecordKey::tag(&name("a/b"), &tag("1"));
     let written: Vec<_> = (0..20).map(tag_record).collect();

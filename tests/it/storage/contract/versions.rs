@@ -19,13 +19,13 @@ async fn update(records: &Records, number: u64, seen: &Version) -> Result<Versio
     records.write_if(&key(), &tag_record(number), Expected::Version(seen.clone())).await.unwrap()
 }
 
-pub(super) async fn a_record_is_created_once(subject: Subject) {
+pub(crate) async fn a_record_is_created_once(subject: Subject) {
     create(&subject.records, 1).await.unwrap();
     assert_eq!(create(&subject.records, 2).await, Err(Conflict));
     assert_eq!(subject.records.read(&key()).await.unwrap(), Some(tag_record(1)));
 }
 
-pub(super) async fn a_record_is_written_over_only_by_who_has_seen_it(subject: Subject) {
+pub(crate) async fn a_record_is_written_over_only_by_who_has_seen_it(subject: Subject) {
     let records = subject.records;
     let first = create(&records, 1).await.unwrap();
     update(&records, 2, &first).await.unwrap();
@@ -36,7 +36,7 @@ pub(super) async fn a_record_is_written_over_only_by_who_has_seen_it(subject: Su
     assert_eq!(records.read(&key()).await.unwrap(), None);
 }
 
-pub(super) async fn a_write_tells_the_version_that_a_read_finds(subject: Subject) {
+pub(crate) async fn a_write_tells_the_version_that_a_read_finds(subject: Subject) {
     let records = subject.records;
     assert_eq!(records.read_versioned(&key()).await.unwrap(), None);
     let mut written = create(&records, 0).await.unwrap();
@@ -48,14 +48,14 @@ pub(super) async fn a_write_tells_the_version_that_a_read_finds(subject: Subject
     }
 }
 
-pub(super) async fn writing_what_is_there_already_is_no_conflict(subject: Subject) {
+pub(crate) async fn writing_what_is_there_already_is_no_conflict(subject: Subject) {
     let first = create(&subject.records, 1).await.unwrap();
     assert_eq!(create(&subject.records, 1).await, Ok(first.clone()), "the answer to the first may have been lost");
     let second = update(&subject.records, 2, &first).await.unwrap();
     assert_eq!(update(&subject.records, 2, &first).await, Ok(second));
 }
 
-pub(super) async fn a_record_that_is_not_of_its_form_is_created_over(subject: Subject) {
+pub(crate) async fn a_record_that_is_not_of_its_form_is_created_over(subject: Subject) {
     for torn in ["", "{", "\0\0\0"] {
         subject.objects.put(&Key::from("images/a/b/_tags/1"), PutPayload::from(torn)).await.unwrap();
         assert_eq!(subject.records.read_versioned(&key()).await.unwrap(), None);
@@ -64,7 +64,7 @@ pub(super) async fn a_record_that_is_not_of_its_form_is_created_over(subject: Su
     }
 }
 
-pub(super) async fn a_record_that_is_as_it_was_known_is_not_read_again(subject: Subject) {
+pub(crate) async fn a_record_that_is_as_it_was_known_is_not_read_again(subject: Subject) {
     let records = subject.records;
     let first = create(&records, 1).await.unwrap();
     assert_eq!(records.read_if_changed(&key(), &first).await.unwrap(), IfChanged::Unchanged);
@@ -76,7 +76,7 @@ pub(super) async fn a_record_that_is_as_it_was_known_is_not_read_again(subject: 
     assert_eq!(records.read_if_changed(&key(), &second).await.unwrap(), IfChanged::Gone);
 }
 
-pub(super) async fn a_deleted_record_is_gone(subject: Subject) {
+pub(crate) async fn a_deleted_record_is_gone(subject: Subject) {
     create(&subject.records, 1).await.unwrap();
     for _ in 0..2 {
         subject.records.delete(&key()).await.unwrap();
@@ -85,7 +85,7 @@ pub(super) async fn a_deleted_record_is_gone(subject: Subject) {
     create(&subject.records, 2).await.unwrap();
 }
 
-pub(super) async fn a_record_is_deleted_only_as_it_was_seen(subject: Subject) {
+pub(crate) async fn a_record_is_deleted_only_as_it_was_seen(subject: Subject) {
     let first = create(&subject.records, 1).await.unwrap();
     let second = update(&subject.records, 2, &first).await.unwrap();
     assert_eq!(subject.records.delete_if(&key(), &first).await.unwrap(), Err(Conflict));
@@ -96,7 +96,7 @@ pub(super) async fn a_record_is_deleted_only_as_it_was_seen(subject: Subject) {
     assert_eq!(subject.records.read(&key()).await.unwrap(), None);
 }
 
-pub(super) async fn of_many_creators_one_is_told_that_it_was_first(subject: Subject) {
+pub(crate) async fn of_many_creators_one_is_told_that_it_was_first(subject: Subject) {
     let writers: Vec<_> = std::iter::once(&subject.records).chain(&subject.replica).cycle().take(16).collect();
     let created = writers.into_iter().zip(0..).map(|(records, number)| create(records, number));
     let winners = futures::future::join_all(created).await.into_iter().filter(Result::is_ok).count();
@@ -120,13 +120,13 @@ async fn count(records: &Records, writer: u64, times: u64) {
     }
 }
 
-pub(super) async fn concurrent_changes_in_one_process_lose_nothing(subject: Subject) {
+pub(crate) async fn concurrent_changes_in_one_process_lose_nothing(subject: Subject) {
     create(&subject.records, 0).await.unwrap();
     futures::future::join_all((0..6).map(|writer| count(&subject.records, writer, 4))).await;
     assert_eq!(subject.records.read(&key()).await.unwrap().expect("the record").updated_at, 24);
 }
 
-pub(super) async fn concurrent_changes_of_two_processes_lose_nothing(subject: Subject) {
+pub(crate) async fn concurrent_changes_of_two_processes_lose_nothing(subject: Subject) {
     let Some(replica) = &subject.replica else { return };
     create(&subject.records, 0).await.unwrap();
     futures::future::join(count(&subject.records, 1, 10), count(replica, 2, 10)).await;
