@@ -92,7 +92,8 @@ impl Cache {
     async fn record_manifest(&self, origin: &Origin, manifest: &CachedManifest, summary: &ManifestSummary) -> Result<(), StorageError> {
         self.store.put_small(&manifest.digest, manifest.bytes.clone()).await?;
         let links = futures::stream::iter(summary.blobs.clone()).map(|blob| async move {
-            let link = BlobLinkRecord { source: origin.source.to_string(), size_bytes: Some(blob.size_bytes) };
+            let link =
+                BlobLinkRecord { source: origin.source.to_string(), size_bytes: Some(blob.size_bytes), linked_at: self.now_seconds() };
             self.store.records.write(&RecordKey::blob_link(&origin.repository, &blob.digest), &link).await
         });
         let links: Vec<_> = links.buffer_unordered(CONCURRENT_WRITES).collect().await;
