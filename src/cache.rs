@@ -4,6 +4,7 @@
 //! [`Cache`] answers for one repository, its [`Origin`], which has been authorized before.
 
 mod backoff;
+mod behind;
 mod blobs;
 mod bucket;
 mod catalog;
@@ -17,9 +18,11 @@ mod manifests;
 mod memory;
 mod negative;
 mod origin;
+mod pulled;
 mod referrers;
 mod replicas;
 mod repositories;
+mod retire;
 mod tag_records;
 mod tags;
 mod tags_list;
@@ -35,17 +38,21 @@ pub use flight::{FlightAborted, Flights, Role};
 pub use freshness::StaleReason;
 pub use manifests::{CachedManifest, ManifestHeader};
 pub use origin::{Origin, RuleOrigin};
+pub use retire::Retired;
 pub use tags::{Demand, Served};
 pub use vouch::Standing;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use crate::clock::Clock;
 use crate::oci::{Digest, Referrer, RepositoryName, Tag};
 use crate::storage::{RepositoryView, Store, unix_seconds};
 use crate::tasks::Tasks;
-use crate::telemetry::metrics::{CacheResult, Metrics};
+use crate::telemetry::metrics::{CacheResult, Metrics, UpkeepMetrics};
+use behind::Behind;
 use fill::{Fills, Uploads};
 use memory::Memory;
 use origin::OriginKey;
@@ -64,6 +71,10 @@ pub struct CacheLimits {
     pub tags_list_ttl: Duration,
     /// How long what other replicas may have changed is believed.
     pub view_ttl: Duration,
+    /// How often at most it is written down that a manifest was pulled.
+    pub pulled_interval: Duration,
+    /// Records of what nobody pulled for so long are removed; zero keeps them.
+    pub retire_after: Duration,
     /// Manifests in memory, in bytes.
     pub memory_bytes: u64,
     /// Those of fills.
@@ -81,11 +92,14 @@ type OriginDigest = (OriginKey, Digest);
 #[derive(Clone)]
 pub struct Cache {
     store: Arc<Store>,
+    behind: Arc<Behind>,
     memory: Arc<Memory>,
     fills: Fills,
     clock: Clock,
     tasks: Tasks,
     limits: Arc<CacheLimits>,
+    pull_writes: Arc<Semaphore>,
+    upkeep_metrics: UpkeepMetrics,
     through: Through,
     revalidations: Flights<OriginTag, freshness::Revalidation>,
     tag_reads: Flights<OriginTag, Option<tags::TagEntry>>,
@@ -110,7 +124,9 @@ impl Cache {
             tasks.spawn("uploads", uploads.clone().retry_pending());
             (bucket, uploads)
         });
-        Self {
+        let is_shared = bucket.is_some();
+        let cache = Self {
+            behind: Arc::default(),
             memory: Arc::new(Memory::new(&limits)),
             fills: Fills::new(store.blobs.clone(), bucket, limits.fills.clone(), tasks.clone()),
             through: Through::new(&tasks),
@@ -129,7 +145,13 @@ impl Cache {
             clock,
             tasks,
             limits: Arc::new(limits),
+            pull_writes: Arc::new(Semaphore::new(pulled::CONCURRENT_WRITES)),
+            upkeep_metrics: metrics.upkeep.clone(),
+        };
+        if is_shared {
+            cache.tasks.spawn("records", cache.clone().record_behind());
         }
+        cache
     }
 
     /// Forgets what is in memory of a blob that is no longer in the store.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use super::{Cache, CachedManifest};
+use super::{Cache, CachedManifest, Origin};
 use crate::oci::manifest::ManifestSummary;
 use crate::storage::Room;
 use crate::telemetry::metrics::{DiskStanding, EvictionMetrics};
@@ -38,10 +38,12 @@ impl LastUse {
 
 impl Cache {
     /// A manifest is served: what it refers to is used.
-    pub(super) fn used(&self, manifest: &Arc<CachedManifest>) {
-        if !manifest.last_use.is_due(self.now_seconds()) {
+    pub(super) fn used(&self, origin: &Origin, manifest: &Arc<CachedManifest>) {
+        let now_seconds = self.now_seconds();
+        if !manifest.last_use.is_due(now_seconds) {
             return;
         }
+        self.note_pull(origin, manifest.digest, now_seconds);
         let (cache, manifest) = (self.clone(), Arc::clone(manifest));
         self.tasks.spawn("use of a manifest", async move {
             let Ok(summary) = ManifestSummary::parse(&manifest.bytes, Some(manifest.media_type.as_str())) else { return };

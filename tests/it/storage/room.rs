@@ -150,14 +150,14 @@ fn what_is_counted_is_what_is_on_disk() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     for seed in 0..40 {
         let digest = fill(&store, seed, 1 + seed * 1000).unwrap();
-        let link = BlobLinkRecord { source: "s".repeat(seed as usize * 200), size_bytes: None };
+        let link = BlobLinkRecord { source: "s".repeat(seed as usize * 200), size_bytes: None, linked_at: 0 };
         let name = name(&format!("up/library/{}", seed % 4));
         runtime.block_on(store.records.write(&RecordKey::blob_link(&name, &digest), &link)).unwrap();
         assert_eq!(store.blobs.room().numbers().used_bytes, du(directory.path()), "after {seed}");
     }
     // Shorter, over what is there.
     let key = RecordKey::blob_link(&name("up/library/3"), &fill(&store, 39, 39_001).unwrap());
-    runtime.block_on(store.records.write(&key, &BlobLinkRecord { source: String::new(), size_bytes: None })).unwrap();
+    runtime.block_on(store.records.write(&key, &BlobLinkRecord { source: String::new(), size_bytes: None, linked_at: 0 })).unwrap();
     assert_eq!(store.blobs.room().numbers().used_bytes, du(directory.path()));
     let counted = store.blobs.room().numbers();
     store.blobs.room().recount();
@@ -308,7 +308,7 @@ fn what_cannot_be_evicted_does_not_grow_past_the_cap() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let write = |number: u64| {
         let key = RecordKey::blob_link(&name("up/library/x"), &Digest::of(&number.to_le_bytes()));
-        runtime.block_on(store.records.write(&key, &BlobLinkRecord { source: String::new(), size_bytes: None }))
+        runtime.block_on(store.records.write(&key, &BlobLinkRecord { source: String::new(), size_bytes: None, linked_at: 0 }))
     };
     let written = (0..500).take_while(|number| write(*number).is_ok()).count();
     let taken = du(directory.path());
