@@ -100,7 +100,7 @@ pub async fn start(config: Config, world: World) -> anyhow::Result<Running> {
     upkeep::begin(&config, &store, &cache, &world.clock, &tasks, &metrics);
     cache.keep_room(&metrics.eviction);
     if let Some(bucket) = &store.bucket {
-        bucket::probe_behind(bucket, &tasks);
+        bucket::tend_behind(bucket, &tasks);
     }
 
     let readiness = Readiness::default();

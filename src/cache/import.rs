@@ -91,7 +91,7 @@ impl Cache {
         self.store.put_small(&manifest.digest, manifest.bytes.clone()).await?;
         let links = futures::stream::iter(summary.blobs.clone()).map(|blob| async move {
             let link = BlobLinkRecord { source: origin.source.to_string(), size_bytes: Some(blob.size_bytes) };
-            self.store.records.write(&RecordKey::blob_link(&origin.repository, &blob.digest), &link).await
+            self.store.records.write_behind(&RecordKey::blob_link(&origin.repository, &blob.digest), &link).await
         });
         let links: Vec<_> = links.buffer_unordered(CONCURRENT_WRITES).collect().await;
         links.into_iter().collect::<Result<(), _>>()?;
@@ -104,7 +104,7 @@ impl Cache {
             artifact_type: summary.artifact_type.clone(),
             references: summary.blobs.iter().chain(&summary.manifests).map(|it| (it.digest, it.size_bytes)).collect(),
         };
-        self.store.records.write(&RecordKey::manifest(&origin.repository, &manifest.digest), &record).await?;
+        self.store.records.write_behind(&RecordKey::manifest(&origin.repository, &manifest.digest), &record).await?;
         self.record_repository(origin).await
     }
 }

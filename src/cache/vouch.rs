@@ -62,7 +62,8 @@ impl Cache {
         let link = BlobLinkRecord { source: origin.source.to_string(), size_bytes };
         let word = SourceBlobRecord { vouched_at: self.now_seconds() };
         let (link_key, word_key) = (RecordKey::blob_link(&origin.repository, &digest), RecordKey::source_blob(&origin.source, &digest));
-        let written = futures::future::try_join(self.store.records.write(&link_key, &link), self.store.records.write(&word_key, &word));
+        let written =
+            futures::future::try_join(self.store.records.write_behind(&link_key, &link), self.store.records.write_behind(&word_key, &word));
         if let Err(error) = written.await {
             self.not_recorded(origin, &error);
         }
