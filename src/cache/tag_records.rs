@@ -6,6 +6,9 @@
 //! only over the record that was there before upstream was asked: a replica whose answer took long
 //! cannot turn back what another one has written meanwhile. That upstream confirmed a tag is a record
 //! of its own, which counts only with the digest it names, and needs no such care.
+//!
+//! All of this is about tags of upstreams, which may be a little late. A tag that is pushed here has to be
+//! read from the store each time.
 
 use std::sync::Arc;
 
@@ -196,7 +199,8 @@ impl Cache {
             gone_since: validated.and_then(|validated| validated.upstream_gone_since),
             failed: None,
             seen_at,
-            origin: TagOrigin::Stored(version),
+            // On disk nothing is compared.
+            origin: if self.is_shared() { TagOrigin::Stored(version) } else { TagOrigin::Said { over: None } },
         })
     }
 

@@ -242,8 +242,15 @@ impl Records {
     }
 
     /// Records in a bucket that other processes write to as well.
-    pub(super) fn in_bucket(store: Arc<dyn ObjectStore>, preconditions: KnownPreconditions, later: Arc<Later>) -> Self {
-        Self { store, preconditions, is_bucket: true, later: Some(later), locks: Arc::default() }
+    #[must_use]
+    pub fn in_bucket(store: Arc<dyn ObjectStore>, preconditions: KnownPreconditions) -> Self {
+        Self { store, preconditions, is_bucket: true, later: None, locks: Arc::default() }
+    }
+
+    /// Keeps what is written behind, while the bucket does not answer.
+    #[must_use]
+    pub(super) fn with_later(self, later: Arc<Later>) -> Self {
+        Self { later: Some(later), ..self }
     }
 
     /// Reads a record. `None` if it is not there, or not of its form (which is logged).
