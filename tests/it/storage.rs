@@ -4,5 +4,6 @@ mod blob_files;
 pub(crate) mod contract;
 mod kinds;
 mod leftovers;
+mod listing;
 mod power_loss;
 mod room;
