@@ -12,6 +12,7 @@ mod disk;
 mod error;
 mod examine;
 mod footprint;
+mod gc_marks;
 mod index;
 mod inventory;
 mod layout;
@@ -37,6 +38,7 @@ pub use control_socket::{ControlSocket, connect_control};
 pub use disk::{Disk, LocalDisk, Space};
 pub use error::StorageError;
 pub use examine::Examined;
+pub use gc_marks::{Condemned, GcMarkRecord, GcMarks, GcState, Presence};
 pub use inventory::{BlobCheck, Inventory};
 pub use layout::Layout;
 pub use pending::PendingUploads;
@@ -198,6 +200,8 @@ fn unix_milliseconds(time: SystemTime) -> u64 {
 }
 
 fn local_objects(layout: &Layout) -> Result<LocalFileSystem, StorageError> {
+    // Directories that the last record of a repository leaves empty go with it.
     LocalFileSystem::new_with_prefix(layout.root())
+        .map(|objects| objects.with_automatic_cleanup(true))
         .map_err(|source| StorageError::Object { key: layout.root().display().to_string(), source: Arc::new(source) })
 }

@@ -58,8 +58,10 @@ impl Cache {
     fn take_in(&self, origin: &Arc<Origin>, body: ManifestBody) -> Result<(Arc<CachedManifest>, ManifestSummary), CacheError> {
         let summary = ManifestSummary::parse(&body.bytes, body.content_type.as_deref())?;
         let manifest = Arc::new(CachedManifest::new(body.digest, summary.media_type.clone(), body.bytes));
-        self.used(&manifest);
         let key = (origin.key(), manifest.digest);
+        // Until it is pulled again, that it came says the same.
+        self.memory.pulled.insert(key.clone(), self.now_seconds());
+        self.used(origin, &manifest);
         self.memory.manifests.insert(key.clone(), Arc::clone(&manifest));
         for named in summary.blobs.iter().chain(&summary.manifests) {
             self.forget_refusal(origin, &named.digest);
@@ -90,7 +92,8 @@ impl Cache {
     async fn record_manifest(&self, origin: &Origin, manifest: &CachedManifest, summary: &ManifestSummary) -> Result<(), StorageError> {
         self.store.put_small(&manifest.digest, manifest.bytes.clone()).await?;
         let links = futures::stream::iter(summary.blobs.clone()).map(|blob| async move {
-            let link = BlobLinkRecord { source: origin.source.to_string(), size_bytes: Some(blob.size_bytes) };
+            let link =
+                BlobLinkRecord { source: origin.source.to_string(), size_bytes: Some(blob.size_bytes), linked_at: self.now_seconds() };
             self.store.records.write_behind(&RecordKey::blob_link(&origin.repository, &blob.digest), &link).await
         });
         let links: Vec<_> = links.buffer_unordered(CONCURRENT_WRITES).collect().await;

@@ -59,7 +59,7 @@ impl Cache {
     /// Notes, for good, that upstream has the blob in this repository.
     pub(super) async fn vouch(&self, origin: &Origin, digest: Digest, size_bytes: Option<u64>) {
         self.remember_word(origin, digest, size_bytes);
-        let link = BlobLinkRecord { source: origin.source.to_string(), size_bytes };
+        let link = BlobLinkRecord { source: origin.source.to_string(), size_bytes, linked_at: self.now_seconds() };
         let word = SourceBlobRecord { vouched_at: self.now_seconds() };
         let (link_key, word_key) = (RecordKey::blob_link(&origin.repository, &digest), RecordKey::source_blob(&origin.source, &digest));
         let written =

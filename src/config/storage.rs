@@ -134,9 +134,14 @@ fn validate_s3(raw: RawS3, directory: &Path, problems: &mut Problems) -> Option<
 
 fn validate_prefix(raw: Option<Text>, problems: &mut Problems) -> String {
     let prefix = raw.map(|text| text.0.trim_matches('/').to_owned()).unwrap_or_default();
-    let is_part = |part: &str| !matches!(part, "" | "." | "..") && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-+=@".contains(&b));
+    let is_part =
+        |part: &str| !matches!(part, "" | "." | "..") && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-+=@".contains(&b));
     if !prefix.is_empty() && !prefix.split('/').all(is_part) {
-        problems.add("storage.s3.prefix", "is not a path of plain names", "letters, digits and ._-+=@ between single slashes, such as prod/cache");
+        problems.add(
+            "storage.s3.prefix",
+            "is not a path of plain names",
+            "letters, digits and ._-+=@ between single slashes, such as prod/cache",
+        );
     }
     prefix
 }

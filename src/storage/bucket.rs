@@ -128,7 +128,7 @@ impl Bucket {
     /// The records beside the blobs.
     #[must_use]
     pub fn records(&self) -> Records {
-        Records::in_bucket(Arc::clone(&self.objects), self.preconditions.clone(), Arc::clone(&self.later))
+        Records::in_bucket(Arc::clone(&self.objects), self.preconditions.clone()).with_later(Arc::clone(&self.later))
     }
 
     /// Waits until a bucket that did not answer does.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::bucket::Later;
 use super::preconditions::{KnownPreconditions, Preconditions};
 use super::versions::Locks;
-use super::{StorageError, layout};
+use super::{GcMarkRecord, StorageError, layout};
 use crate::oci::{Digest, RepositoryName, Tag};
 
 /// Seconds since 1970; 0 for times before.
@@ -111,6 +111,9 @@ pub struct BlobLinkRecord {
     /// Its length, from the descriptor or upstream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size_bytes: Option<u64>,
+    /// When it was last written, in unix seconds: one that is written again differs from what it was.
+    #[serde(default)]
+    pub linked_at: u64,
 }
 
 /// `sources/<source>/<algorithm>/ab/<hex>`.
@@ -139,6 +142,14 @@ impl<R> RecordKey<R> {
 
     pub(super) const fn key(&self) -> &Key {
         &self.key
+    }
+}
+
+impl<R> RecordKey<R> {
+    /// The same place, for a record of another form.
+    #[must_use]
+    pub fn of_another_form<O>(&self) -> RecordKey<O> {
+        RecordKey::new(self.key.clone())
     }
 }
 
@@ -190,6 +201,20 @@ impl RecordKey<BlobLinkRecord> {
     }
 }
 
+impl RecordKey<GcMarkRecord> {
+    /// The garbage collection's mark of a blob.
+    #[must_use]
+    pub fn gc_mark(digest: &Digest) -> Self {
+        Self::new(layout::gc_mark(digest))
+    }
+}
+
+impl<R> std::fmt::Display for RecordKey<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.key.fmt(f)
+    }
+}
+
 impl RecordKey<SourceBlobRecord> {
     /// A source's word that it has a blob.
     #[must_use]
@@ -217,8 +242,14 @@ impl Records {
     }
 
     /// Records in a bucket that other processes write to as well.
-    pub(super) fn in_bucket(store: Arc<dyn ObjectStore>, preconditions: KnownPreconditions, later: Arc<Later>) -> Self {
-        Self { store, preconditions, is_bucket: true, later: Some(later), locks: Arc::default() }
+    #[must_use]
+    pub fn in_bucket(store: Arc<dyn ObjectStore>, preconditions: KnownPreconditions) -> Self {
+        Self { store, preconditions, is_bucket: true, later: None, locks: Arc::default() }
+    }
+
+    /// The same, with a place for what the bucket does not take.
+    pub(super) fn with_later(self, later: Arc<Later>) -> Self {
+        Self { later: Some(later), ..self }
     }
 
     /// Reads a record. `None` if it is not there, or not of its form (which is logged).

@@ -219,7 +219,10 @@ fn storage_that_cannot_be_is_refused() {
         ("storage: {s3: {bucket: b, prefix: a//b}}", "storage.s3.prefix"),
         ("storage: {s3: {bucket: b, prefix: ../b}}", "storage.s3.prefix"),
         ("storage: {s3: {bucket: b, path_style: false, endpoint: 'http://127.0.0.1:9000'}}", "storage.s3.path_style"),
-        ("storage: {s3: {bucket: b, path_style: false, endpoint: 'http://s3.local', public_endpoint: 'http://[::1]'}}", "storage.s3.path_style"),
+        (
+            "storage: {s3: {bucket: b, path_style: false, endpoint: 'http://s3.local', public_endpoint: 'http://[::1]'}}",
+            "storage.s3.path_style",
+        ),
     ] {
         assert!(paths(text).iter().any(|found| found == path), "{text}: {:?}", paths(text));
     }

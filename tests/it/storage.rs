@@ -5,5 +5,6 @@ pub(crate) mod contract;
 mod guard;
 mod kinds;
 mod leftovers;
+mod listing;
 mod power_loss;
 mod room;
