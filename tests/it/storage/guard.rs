@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use headpond::oci::{Digest, RepositoryName, Tag};
-use headpond::storage::{Bucket, BucketClient, BucketLimits, BucketSettings, Expected, RecordKey, TagRecord};
+use headpond::storage::{Bucket, BucketClient, BucketLimits, BucketSettings, Expected, RecordKey, StorageError, TagRecord};
 use headpond::telemetry::metrics::Metrics;
 use tokio::time::Instant;
 
@@ -140,14 +140,18 @@ async fn a_body_that_breaks_off_is_an_error_and_never_an_end() {
     guarded.bucket.put(&digest(), Bytes::from_static(b"abcdef")).await.unwrap();
     guarded.bucket.records().write(&key(), &record(1)).await.unwrap();
     guarded.fake.break_with(Fault::Truncate);
-    let mut stream = guarded.bucket.read(&digest(), None).await.unwrap().expect("the blob");
-    let mut ended = Ok(());
-    while let Some(piece) = stream.next().await {
-        ended = piece.map(|_| ());
-    }
-    ended.expect_err("it broke off");
+    let read = async {
+        let mut stream = guarded.bucket.read(&digest(), None).await?.expect("the blob");
+        let mut bytes = Vec::new();
+        while let Some(piece) = stream.next().await {
+            bytes.extend_from_slice(&piece?);
+        }
+        Ok::<_, StorageError>(bytes)
+    };
+    read.await.expect_err("it broke off");
     guarded.bucket.records().read(&key()).await.expect_err("it broke off");
     guarded.fake.mend();
+    guarded.answered().await;
     assert_eq!(guarded.bucket.records().read(&key()).await.unwrap(), Some(record(1)));
 }
 
