@@ -80,13 +80,11 @@ impl Cache {
         Ok((manifest, summary))
     }
 
-    /// Records a manifest in memory that could not be recorded when it came in.
-    pub(super) async fn record_manifest_again(&self, origin: &Origin, digest: &Digest) {
-        let Some(manifest) = self.memory.manifests.get(&(origin.key(), *digest)) else { return };
-        let Ok(summary) = ManifestSummary::parse(&manifest.bytes, Some(manifest.media_type.as_str())) else { return };
-        if let Err(error) = self.record_manifest(origin, &manifest, &summary).await {
-            self.not_recorded(origin, &error);
-        }
+    /// Records a manifest that is in memory.
+    pub(super) async fn record_known_manifest(&self, origin: &Origin, digest: &Digest) -> Result<(), StorageError> {
+        let Some(manifest) = self.memory.manifests.get(&(origin.key(), *digest)) else { return Ok(()) };
+        let Ok(summary) = ManifestSummary::parse(&manifest.bytes, Some(manifest.media_type.as_str())) else { return Ok(()) };
+        self.record_manifest(origin, &manifest, &summary).await
     }
 
     async fn record_manifest(&self, origin: &Origin, manifest: &CachedManifest, summary: &ManifestSummary) -> Result<(), StorageError> {

@@ -6,6 +6,9 @@
 //! only over the record that was there before upstream was asked: a replica whose answer took long
 //! cannot turn back what another one has written meanwhile. That upstream confirmed a tag is a record
 //! of its own, which counts only with the digest it names, and needs no such care.
+//!
+//! All of this is about tags of upstreams, which may be a little late. A tag that is pushed here has to be
+//! read from the store each time.
 
 use std::sync::Arc;
 
@@ -196,7 +199,8 @@ impl Cache {
             gone_since: validated.and_then(|validated| validated.upstream_gone_since),
             failed: None,
             seen_at,
-            origin: TagOrigin::Stored(version),
+            // On disk nothing is compared.
+            origin: if self.is_shared() { TagOrigin::Stored(version) } else { TagOrigin::Said { over: None } },
         })
     }
 
@@ -255,7 +259,9 @@ impl Cache {
     fn record_again(&self, origin: &Arc<Origin>, tag: &Tag, entry: TagEntry, place: Expected) {
         let (cache, origin, tag) = (self.clone(), Arc::clone(origin), tag.clone());
         self.tasks.spawn_to_end("record a tag again", async move {
-            cache.record_manifest_again(&origin, &entry.digest).await;
+            if let Err(error) = cache.record_known_manifest(&origin, &entry.digest).await {
+                cache.not_recorded(&origin, &error);
+            }
             cache.record_shared_tag(&origin, &tag, entry, place, OnConflict::Forget).await;
         });
     }

@@ -247,7 +247,8 @@ impl Records {
         Self { store, preconditions, is_bucket: true, later: None, locks: Arc::default() }
     }
 
-    /// The same, with a place for what the bucket does not take.
+    /// Keeps what is written behind, while the bucket does not answer.
+    #[must_use]
     pub(super) fn with_later(self, later: Arc<Later>) -> Self {
         Self { later: Some(later), ..self }
     }
