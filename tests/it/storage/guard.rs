@@ -64,7 +64,8 @@ async fn a_bucket_that_hangs_keeps_all_waiting_once_and_then_nobody() {
     let guarded = Guarded::start(3).await;
     guarded.fake.break_with(Fault::Hang);
     let began = Instant::now();
-    let calls = (0..50).map(|_| guarded.bucket.stat(&Digest::of(b"any")));
+    let any = Digest::of(b"any");
+    let calls = (0..50).map(|_| guarded.bucket.stat(&any));
     let mut took: Vec<_> = futures::future::join_all(calls.map(|call| async move {
         let error = call.await.expect_err("it hangs");
         (began.elapsed(), error)
