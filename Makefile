@@ -1,7 +1,7 @@
 # Every way of running what is here. `make` alone lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test lint e2e bench image image-test docs-errors
+.PHONY: help run test lint e2e bench bench-store image image-test docs-errors
 
 ARGS ?=
 OUT ?= target/image
@@ -36,6 +36,9 @@ e2e: ## The real binary with real registries and clients. Installs them; needs r
 
 bench: ## Measure the release binary beside its peers. Prints a table; nothing is pass or fail.
 	benches/peers/run.sh $(ARGS)
+
+bench-store: ## A store of a million blobs: start, walk, memory, evictions beside hits. ARGS='--blobs N --directory D'.
+	cargo bench --locked --bench store_of_a_million -- $(ARGS)
 
 image: ## The container image as an OCI layout in target/image, without an engine.
 	cargo build --release --locked

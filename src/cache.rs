@@ -4,6 +4,7 @@
 //! [`Cache`] answers for one repository, its [`Origin`], which has been authorized before.
 
 mod backoff;
+mod behind;
 mod blobs;
 mod bucket;
 mod catalog;
@@ -51,6 +52,7 @@ use crate::oci::{Digest, Referrer, RepositoryName, Tag};
 use crate::storage::{RepositoryView, Store, unix_seconds};
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::{CacheResult, Metrics, UpkeepMetrics};
+use behind::Behind;
 use fill::{Fills, Uploads};
 use memory::Memory;
 use origin::OriginKey;
@@ -90,6 +92,7 @@ type OriginDigest = (OriginKey, Digest);
 #[derive(Clone)]
 pub struct Cache {
     store: Arc<Store>,
+    behind: Arc<Behind>,
     memory: Arc<Memory>,
     fills: Fills,
     clock: Clock,
@@ -121,7 +124,9 @@ impl Cache {
             tasks.spawn("uploads", uploads.clone().retry_pending());
             (bucket, uploads)
         });
-        Self {
+        let is_shared = bucket.is_some();
+        let cache = Self {
+            behind: Arc::default(),
             memory: Arc::new(Memory::new(&limits)),
             fills: Fills::new(store.blobs.clone(), bucket, limits.fills.clone(), tasks.clone()),
             through: Through::new(&tasks),
@@ -142,7 +147,11 @@ impl Cache {
             limits: Arc::new(limits),
             pull_writes: Arc::new(Semaphore::new(pulled::CONCURRENT_WRITES)),
             upkeep_metrics: metrics.upkeep.clone(),
+        };
+        if is_shared {
+            cache.tasks.spawn("records", cache.clone().record_behind());
         }
+        cache
     }
 
     /// Forgets what is in memory of a blob that is no longer in the store.

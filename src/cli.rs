@@ -3,6 +3,7 @@
 //! What a command is for goes to stdout; what is said about it, and what to do next, to stderr.
 
 mod check_config;
+mod gc;
 mod hash_password;
 mod healthcheck;
 mod schema;
@@ -32,6 +33,8 @@ enum Command {
     CheckConfig(check_config::CheckConfig),
     /// Compare everything in the store with its digest, and mend what can be mended.
     Scrub(scrub::Scrub),
+    /// Remove blobs that nothing refers to: marked now, deleted once their grace is over.
+    Gc(gc::Gc),
     /// Print the JSON Schema of the configuration file, for editors.
     Schema(schema::PrintSchema),
     /// Hash a password for the file of users (auth.users).
@@ -64,6 +67,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Serve(command) => command.run(),
         Command::CheckConfig(command) => command.run(),
         Command::Scrub(command) => command.run(),
+        Command::Gc(command) => command.run(),
         Command::Schema(command) => command.run(),
         Command::HashPassword(command) => command.run(),
         Command::Healthcheck(command) => command.run(),

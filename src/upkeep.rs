@@ -7,6 +7,7 @@
 //! is written.
 
 mod background;
+mod gc;
 mod mend;
 mod pace;
 pub mod report;
@@ -24,7 +25,9 @@ use crate::oci::Digest;
 use crate::storage::{Inventory, StorageError, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::UpkeepMetrics;
-use report::ScrubReport;
+use gc::Gc;
+pub use gc::GcOptions;
+use report::{GcReport, ScrubReport};
 pub use run::{Busy, Run};
 use run::{Place, Slot, Teller};
 use scrub::Scrub;
@@ -39,6 +42,12 @@ pub struct UpkeepLimits {
     pub scrub_interval: Duration,
     /// Rotten blobs that are kept, in bytes.
     pub quarantine_bytes: u64,
+    /// How long what nothing refers to is kept.
+    pub gc_grace: Duration,
+    /// Between two garbage collections in the background; zero is never.
+    pub gc_interval: Duration,
+    /// Between the moment from which a blob counts as absent, and its deletion.
+    pub gc_settle: Duration,
 }
 
 /// What the upkeep works on.
@@ -62,13 +71,14 @@ pub struct UpkeepParts {
 pub struct Upkeep {
     parts: Arc<UpkeepParts>,
     scrubs: Slot,
+    collections: Slot,
 }
 
 impl Upkeep {
     /// The upkeep of a store.
     #[must_use]
     pub fn new(parts: UpkeepParts) -> Self {
-        Self { parts: Arc::new(parts), scrubs: Slot::default() }
+        Self { parts: Arc::new(parts), scrubs: Slot::default(), collections: Slot::default() }
     }
 
     /// Begins a scrub.
@@ -79,6 +89,16 @@ impl Upkeep {
         let place = self.scrubs.take("scrub").await?;
         let parts = Arc::clone(&self.parts);
         Ok(self.begin("scrub", place, |teller| Scrub::new(parts, options, teller).run()))
+    }
+
+    /// Begins a garbage collection.
+    ///
+    /// # Errors
+    /// When somebody else's is running in this process.
+    pub async fn gc(&self, options: GcOptions) -> Result<Run<GcReport>, Busy> {
+        let place = self.collections.take("garbage collection").await?;
+        let parts = Arc::clone(&self.parts);
+        Ok(self.begin("gc", place, |teller| Gc::new(parts, options, teller).run()))
     }
 
     /// Runs `work` in a task of its own, for as long as somebody looks.

@@ -17,7 +17,14 @@ use crate::telemetry::metrics::Metrics;
 use crate::upkeep::{Upkeep, UpkeepLimits, UpkeepParts};
 
 fn limits(limits: &Limits) -> UpkeepLimits {
-    UpkeepLimits { scrub_rate_bytes: limits.scrub_rate, scrub_interval: limits.scrub_interval, quarantine_bytes: limits.quarantine_size }
+    UpkeepLimits {
+        scrub_rate_bytes: limits.scrub_rate,
+        scrub_interval: limits.scrub_interval,
+        quarantine_bytes: limits.quarantine_size,
+        gc_grace: limits.gc_grace,
+        gc_interval: limits.gc_interval,
+        gc_settle: limits.gc_settle,
+    }
 }
 
 /// The upkeep of the store that this server holds, and its work in the background.
@@ -32,6 +39,7 @@ pub(super) fn begin(config: &Config, store: &Arc<Store>, cache: &Cache, clock: &
         forget: Box::new(move |digest| cache.forget(digest)),
     });
     upkeep.scrub_in_the_background();
+    upkeep.gc_in_the_background();
     // Serving does not depend on it: some file systems have no sockets.
     let socket = store.control_socket().map_err(anyhow::Error::from).and_then(|socket| Ok((socket.listener()?, socket)));
     match socket {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 
+use super::behind::Unrecorded;
 use super::{Cache, CacheError, CachedManifest, Origin};
 use crate::oci::manifest::ManifestSummary;
 use crate::oci::{Digest, Reference, Tag};
@@ -45,6 +46,7 @@ impl Cache {
         self.tasks.spawn_to_end("record a manifest", async move {
             if let Err(error) = cache.record_manifest(&origin, &stored, &summary).await {
                 cache.not_recorded(&origin, &error);
+                cache.record_later(&origin, Unrecorded::Manifest(stored.digest));
             }
         });
         Ok(manifest)
@@ -80,19 +82,18 @@ impl Cache {
         Ok((manifest, summary))
     }
 
-    /// Records a manifest in memory that could not be recorded when it came in.
-    pub(super) async fn record_manifest_again(&self, origin: &Origin, digest: &Digest) {
-        let Some(manifest) = self.memory.manifests.get(&(origin.key(), *digest)) else { return };
-        let Ok(summary) = ManifestSummary::parse(&manifest.bytes, Some(manifest.media_type.as_str())) else { return };
-        if let Err(error) = self.record_manifest(origin, &manifest, &summary).await {
-            self.not_recorded(origin, &error);
-        }
+    /// Records a manifest that is in memory.
+    pub(super) async fn record_known_manifest(&self, origin: &Origin, digest: &Digest) -> Result<(), StorageError> {
+        let Some(manifest) = self.memory.manifests.get(&(origin.key(), *digest)) else { return Ok(()) };
+        let Ok(summary) = ManifestSummary::parse(&manifest.bytes, Some(manifest.media_type.as_str())) else { return Ok(()) };
+        self.record_manifest(origin, &manifest, &summary).await
     }
 
     async fn record_manifest(&self, origin: &Origin, manifest: &CachedManifest, summary: &ManifestSummary) -> Result<(), StorageError> {
         self.store.put_small(&manifest.digest, manifest.bytes.clone()).await?;
         let links = futures::stream::iter(summary.blobs.clone()).map(|blob| async move {
-            let link = BlobLinkRecord { source: origin.source.to_string(), size_bytes: Some(blob.size_bytes) };
+            let link =
+                BlobLinkRecord { source: origin.source.to_string(), size_bytes: Some(blob.size_bytes), linked_at: self.now_seconds() };
             self.store.records.write(&RecordKey::blob_link(&origin.repository, &blob.digest), &link).await
         });
         let links: Vec<_> = links.buffer_unordered(CONCURRENT_WRITES).collect().await;

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use moka::Entry;
 use moka::ops::compute::{CompResult, Op};
 
+use super::behind::Unrecorded;
 use super::tags::{Demand, TagEntry};
 use super::{Cache, Origin, OriginTag};
 use crate::oci::{Digest, Tag};
@@ -244,8 +245,10 @@ impl Cache {
                 cache.record_tag(&origin, &tag, entry).await;
             } else if let Some(place) = entry.origin.place() {
                 cache.record_shared_tag(&origin, &tag, entry, place, on_conflict).await;
+            } else {
+                // The bucket did not say what is there. The tag is compared, and written, once it does.
+                cache.record_later(&origin, Unrecorded::Tag(tag));
             }
-            // Else the bucket did not say what is there. The tag is compared, and written, once it does.
         });
     }
 
@@ -253,7 +256,9 @@ impl Cache {
     fn record_again(&self, origin: &Arc<Origin>, tag: &Tag, entry: TagEntry, place: Expected) {
         let (cache, origin, tag) = (self.clone(), Arc::clone(origin), tag.clone());
         self.tasks.spawn_to_end("record a tag again", async move {
-            cache.record_manifest_again(&origin, &entry.digest).await;
+            if let Err(error) = cache.record_known_manifest(&origin, &entry.digest).await {
+                cache.not_recorded(&origin, &error);
+            }
             cache.record_shared_tag(&origin, &tag, entry, place, OnConflict::Forget).await;
         });
     }
@@ -290,7 +295,17 @@ impl Cache {
                     self.ask_again_behind(origin, tag);
                 }
             }
-            Err(error) => self.not_recorded(origin, &error),
+            Err(error) => {
+                self.not_recorded(origin, &error);
+                self.record_later(origin, Unrecorded::Tag(tag.clone()));
+            }
+        }
+    }
+
+    /// Records a tag that is in memory, unless it is recorded.
+    pub(super) async fn record_known_tag(&self, origin: &Arc<Origin>, tag: &Tag) {
+        if let Some(entry) = self.memory.tags.get(&(origin.key(), tag.clone())) {
+            self.compared(origin, tag, entry).await;
         }
     }
 

@@ -6,6 +6,9 @@
 //! cached manifest refers to the blob; a *source's word* (`sources/<source>`) when that upstream
 //! served or confirmed it. Together they allow it; one alone means a HEAD upstream.
 
+use std::sync::Arc;
+
+use super::behind::Unrecorded;
 use super::{Cache, Origin};
 use crate::oci::Digest;
 use crate::storage::{BlobLinkRecord, OpenBlob, RecordKey, SourceBlobRecord, StorageError};
@@ -57,15 +60,21 @@ impl Cache {
     }
 
     /// Notes, for good, that upstream has the blob in this repository.
-    pub(super) async fn vouch(&self, origin: &Origin, digest: Digest, size_bytes: Option<u64>) {
+    pub(super) async fn vouch(&self, origin: &Arc<Origin>, digest: Digest, size_bytes: Option<u64>) {
         self.remember_word(origin, digest, size_bytes);
-        let link = BlobLinkRecord { source: origin.source.to_string(), size_bytes };
+        if let Err(error) = self.record_word(origin, digest, size_bytes).await {
+            self.not_recorded(origin, &error);
+            self.record_later(origin, Unrecorded::Word(digest));
+        }
+    }
+
+    /// Writes down that upstream has the blob in this repository.
+    pub(super) async fn record_word(&self, origin: &Origin, digest: Digest, size_bytes: Option<u64>) -> Result<(), StorageError> {
+        let link = BlobLinkRecord { source: origin.source.to_string(), size_bytes, linked_at: self.now_seconds() };
         let word = SourceBlobRecord { vouched_at: self.now_seconds() };
         let (link_key, word_key) = (RecordKey::blob_link(&origin.repository, &digest), RecordKey::source_blob(&origin.source, &digest));
-        let written = futures::future::try_join(self.store.records.write(&link_key, &link), self.store.records.write(&word_key, &word));
-        if let Err(error) = written.await {
-            self.not_recorded(origin, &error);
-        }
+        let records = &self.store.records;
+        futures::future::try_join(records.write(&link_key, &link), records.write(&word_key, &word)).await.map(|_| ())
     }
 
     /// Notes the same in memory: who asked upstream has written it down.
@@ -91,6 +100,6 @@ impl Cache {
     /// A record could not be written: the content is served all the same, and fetched again later.
     pub(super) fn not_recorded(&self, origin: &Origin, error: &StorageError) {
         origin.metrics.all().storage_failed(error.operation());
-        tracing::warn!(repository = %origin.repository, %error, "a record was not kept; it will be fetched from upstream again");
+        tracing::warn!(repository = %origin.repository, %error, "a record was not kept; it is written later, or fetched from upstream again");
     }
 }

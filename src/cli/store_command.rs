@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use bytesize::ByteSize;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -15,7 +16,7 @@ use tokio::time::Instant;
 use crate::app;
 use crate::config::{Config, ConfigSource, Overrides};
 use crate::http::{ControlError, ControlEvents, ask_control};
-use crate::upkeep::report::{Event, Finding};
+use crate::upkeep::report::{Event, Finding, Unneeded, UnneededState};
 use crate::upkeep::{Run, Upkeep};
 
 /// Without a terminal, a line of progress no more often than this.
@@ -88,7 +89,7 @@ impl StoreFlags {
                 let stream = app::upkeep::connect(&config, command)?;
                 Events::Server(Box::new(ask_control(stream, &format!("/{command}"), options).await.map_err(with_hint)?))
             };
-            show(events).await
+            show(events, self.json).await
         })
     }
 }
@@ -110,7 +111,7 @@ impl<R: Shown> Events<R> {
 }
 
 /// Shows a run: on a terminal as a bar, else as lines, all of it on stderr.
-async fn show<R: Shown>(mut events: Events<R>) -> anyhow::Result<Told<R>> {
+async fn show<R: Shown>(mut events: Events<R>, is_json: bool) -> anyhow::Result<Told<R>> {
     let bar = io::stderr().is_terminal().then(|| bar(R::BAR));
     let say = |text: String| match &bar {
         Some(bar) => bar.println(text),
@@ -136,6 +137,8 @@ async fn show<R: Shown>(mut events: Events<R>) -> anyhow::Result<Told<R>> {
                     findings.push(finding);
                 }
             }
+            Some(Event::Unneeded { blob }) if !is_json => super::print(&unneeded(&blob))?,
+            Some(Event::Unneeded { .. }) => {}
             Some(Event::Done { report }) => break Ok(report),
             Some(Event::Failed { error }) => break Err(anyhow!(error)),
             None => break Err(anyhow!("it was ended before it was through: the server stops, or its log says why")),
@@ -145,6 +148,15 @@ async fn show<R: Shown>(mut events: Events<R>) -> anyhow::Result<Told<R>> {
         bar.finish_and_clear();
     }
     outcome.map(|report| Told { report, findings })
+}
+
+fn unneeded(blob: &Unneeded) -> String {
+    let state = match blob.state {
+        UnneededState::Marked => "would be marked",
+        UnneededState::Waiting => "is marked, its grace is not over",
+        UnneededState::Deleted => "would be deleted",
+    };
+    format!("{} {} {state}", blob.digest, ByteSize::b(blob.length_bytes).display().iec())
 }
 
 fn bar(template: &str) -> ProgressBar {

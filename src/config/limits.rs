@@ -15,7 +15,7 @@ const HEADER_BYTES: std::ops::RangeInclusive<u64> = 8 * 1024..=1024 * 1024;
 /// Bounds of `upload_part`: S3 takes no smaller parts, and each one is in memory.
 const UPLOAD_PART_BYTES: std::ops::RangeInclusive<u64> = 5 * 1024 * 1024..=1024 * 1024 * 1024;
 /// Limits for which 0 means something: "none" or "at once".
-const MAY_BE_ZERO: [&str; 19] = [
+const MAY_BE_ZERO: [&str; 20] = [
     "max_redirects",
     "circuit_cooldown",
     "revalidate_wait",
@@ -35,6 +35,7 @@ const MAY_BE_ZERO: [&str; 19] = [
     "quarantine_size",
     "gc_grace",
     "gc_interval",
+    "gc_settle",
 ];
 
 /// Writes one limit's value down once: the struct, its raw form, its default and the words about it.
@@ -154,6 +155,8 @@ limits! {
     gc_grace: Duration = 24 h;
     /// Between two garbage collections in the background; 0 is never.
     gc_interval: Duration = 24 h;
+    /// Between the moment from which such a blob counts as absent, and its deletion.
+    gc_settle: Duration = 5 s;
     /// How often the names of `cluster.peers` are resolved.
     peers_refresh: Duration = 5 s;
     /// For another replica to accept a connection, and to answer a small request.

@@ -27,7 +27,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 
-use crate::upkeep::{Busy, Run, ScrubOptions, Upkeep};
+use crate::upkeep::{Busy, GcOptions, Run, ScrubOptions, Upkeep};
 
 pub use client::{ControlError, ControlEvents, ask_control};
 
@@ -74,11 +74,15 @@ async fn serve_connection(stream: UnixStream, router: Router) {
 }
 
 fn router(upkeep: Upkeep) -> Router {
-    Router::new().route("/scrub", post(scrub)).layer(DefaultBodyLimit::max(MAX_BODY_BYTES)).with_state(upkeep)
+    Router::new().route("/scrub", post(scrub)).route("/gc", post(gc)).layer(DefaultBodyLimit::max(MAX_BODY_BYTES)).with_state(upkeep)
 }
 
 async fn scrub(State(upkeep): State<Upkeep>, Json(options): Json<ScrubOptions>) -> Response {
     answer(upkeep.scrub(options).await)
+}
+
+async fn gc(State(upkeep): State<Upkeep>, Json(options): Json<GcOptions>) -> Response {
+    answer(upkeep.gc(options).await)
 }
 
 /// A refusal, for the terminal of whoever asked.

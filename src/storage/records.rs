@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::preconditions::{KnownPreconditions, Preconditions};
 use super::versions::Locks;
-use super::{StorageError, layout};
+use super::{GcMarkRecord, StorageError, layout};
 use crate::oci::{Digest, RepositoryName, Tag};
 
 /// Seconds since 1970; 0 for times before.
@@ -110,6 +110,9 @@ pub struct BlobLinkRecord {
     /// Its length, from the descriptor or upstream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size_bytes: Option<u64>,
+    /// When it was last written, in unix seconds: one that is written again differs from what it was.
+    #[serde(default)]
+    pub linked_at: u64,
 }
 
 /// `sources/<source>/<algorithm>/ab/<hex>`.
@@ -138,6 +141,14 @@ impl<R> RecordKey<R> {
 
     pub(super) const fn key(&self) -> &Key {
         &self.key
+    }
+}
+
+impl<R> RecordKey<R> {
+    /// The same place, for a record of another form.
+    #[must_use]
+    pub fn of_another_form<O>(&self) -> RecordKey<O> {
+        RecordKey::new(self.key.clone())
     }
 }
 
@@ -186,6 +197,20 @@ impl RecordKey<BlobLinkRecord> {
     #[must_use]
     pub fn blob_link(name: &RepositoryName, digest: &Digest) -> Self {
         Self::new(layout::blob_link(name, digest))
+    }
+}
+
+impl RecordKey<GcMarkRecord> {
+    /// The garbage collection's mark of a blob.
+    #[must_use]
+    pub fn gc_mark(digest: &Digest) -> Self {
+        Self::new(layout::gc_mark(digest))
+    }
+}
+
+impl<R> std::fmt::Display for RecordKey<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.key.fmt(f)
     }
 }
 

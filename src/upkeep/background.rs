@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::gc::{Gc, GcOptions};
 use super::run::Teller;
 use super::scrub::{Scrub, ScrubOptions};
 use super::{Upkeep, unless_ended};
@@ -23,6 +24,23 @@ impl Upkeep {
                 let Some((place, ended)) = upkeep.scrubs.take_for_background() else { continue };
                 let scrub = Scrub::new(Arc::clone(&upkeep.parts), ScrubOptions::default(), Teller::silent());
                 unless_ended(&ended, async { drop(scrub.run().await) }).await;
+                drop(place);
+            }
+        });
+    }
+
+    /// Collects garbage now and then. Replicas that do so at the same time do not get in each other's way.
+    pub fn gc_in_the_background(&self) {
+        let (upkeep, interval) = (self.clone(), self.parts.limits.gc_interval);
+        if interval.is_zero() {
+            return;
+        }
+        self.parts.tasks.spawn("gc in the background", async move {
+            loop {
+                tokio::time::sleep(jittered(interval)).await;
+                let Some((place, ended)) = upkeep.collections.take_for_background() else { continue };
+                let gc = Gc::new(Arc::clone(&upkeep.parts), GcOptions::default(), Teller::silent());
+                unless_ended(&ended, async { drop(gc.run().await) }).await;
                 drop(place);
             }
         });

@@ -19,6 +19,11 @@ pub enum Event<R> {
         /// What, and what was done about it.
         finding: Finding,
     },
+    /// A blob that nothing refers to; in a dry run.
+    Unneeded {
+        /// Which.
+        blob: Unneeded,
+    },
     /// The last one of a run that went through.
     Done {
         /// The counts.
@@ -122,6 +127,29 @@ impl std::fmt::Display for Finding {
         }
         write!(f, " ({}): {}", self.detail, self.outcome.as_words())
     }
+}
+
+/// A blob that nothing refers to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unneeded {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its length.
+    pub length_bytes: u64,
+    /// How far it is.
+    pub state: UnneededState,
+}
+
+/// How far a blob is that nothing refers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnneededState {
+    /// It is marked now.
+    Marked,
+    /// It is marked, and its grace is not over.
+    Waiting,
+    /// It is deleted now.
+    Deleted,
 }
 
 /// What a scrub is at.

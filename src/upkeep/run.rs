@@ -8,7 +8,7 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::report::{Event, Finding};
+use super::report::{Event, Finding, Unneeded};
 
 /// Events that wait for a reader. Progress is dropped beyond it; findings wait.
 const MAX_QUEUED: usize = 64;
@@ -121,6 +121,11 @@ impl<R: Clone> Teller<R> {
     /// Tells something that was found.
     pub(super) async fn found(&mut self, finding: Finding) {
         self.send(Event::Found { finding }).await;
+    }
+
+    /// Tells a blob that nothing refers to.
+    pub(super) async fn unneeded(&mut self, blob: Unneeded) {
+        self.send(Event::Unneeded { blob }).await;
     }
 
     /// Tells the end.

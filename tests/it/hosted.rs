@@ -1,13 +1,18 @@
 //! Hosted content, written through the storage interface as a push will write it.
 
 use bytes::Bytes;
+use headpond::clock::Clock;
 use headpond::oci::{Digest, MediaType, RepositoryName, Tag};
-use headpond::storage::{BlobLinkRecord, ManifestRecord, RecordKey, RepositoryKind, RepositoryRecord, Store, TagRecord};
+use headpond::storage::{
+    GcMarks, Inventory, ManifestRecord, Presence, RecordKey, RepositoryKind, RepositoryRecord, Store, TagRecord, unix_seconds,
+};
 
 /// A repository that is pushed to.
 pub(crate) struct HostedRepository<'a> {
-    pub(crate) store: &'a Store,
-    pub(crate) name: RepositoryName,
+    store: &'a Store,
+    name: RepositoryName,
+    marks: GcMarks,
+    clock: Clock,
     /// Empty, but for one that is made a cache.
     source: String,
 }
@@ -19,9 +24,18 @@ pub(crate) struct Pushed {
     pub(crate) layers: Vec<Digest>,
 }
 
+/// A push was told that a blob is not there (any more): the client begins again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BlobUnknown;
+
 impl<'a> HostedRepository<'a> {
     /// Makes it: before anything is pushed there, it is recorded that it is hosted.
     pub(crate) async fn create(store: &'a Store, name: &str) -> Self {
+        Self::create_at(store, name, &Clock::system()).await
+    }
+
+    /// The same, by another clock.
+    pub(crate) async fn create_at(store: &'a Store, name: &str, clock: &Clock) -> Self {
         let name = RepositoryName::parse(name).unwrap();
         let record = RepositoryRecord {
             kind: RepositoryKind::Hosted,
@@ -32,7 +46,7 @@ impl<'a> HostedRepository<'a> {
             created_at: 1,
         };
         store.records.write(&RecordKey::repository(&name), &record).await.unwrap();
-        Self { store, name, source: String::new() }
+        Self { store, name, marks: store.gc_marks(clock), clock: clock.clone(), source: String::new() }
     }
 
     /// Has everything recorded as a cache of this source would.
@@ -55,31 +69,95 @@ impl<'a> HostedRepository<'a> {
         Bytes::from(serde_json::json!({"schemaVersion": 2, "mediaType": MediaType::OCI_MANIFEST, "layers": layers}).to_string())
     }
 
-    /// Pushes an image of these layers.
-    pub(crate) async fn push(&self, tag: &str, layers: &[Bytes]) -> Pushed {
-        let digests: Vec<Digest> = layers.iter().map(|layer| Digest::of(layer)).collect();
-        for (digest, layer) in digests.iter().zip(layers) {
-            self.put_blob(digest, layer).await;
-            let link = BlobLinkRecord { source: self.source.clone(), size_bytes: Some(layer.len() as u64) };
-            self.store.records.write(&RecordKey::blob_link(&self.name, digest), &link).await.unwrap();
+    /// HEAD of a blob: whether it is here, and then it stays for a grace.
+    pub(crate) async fn has(&self, digest: &Digest, size: usize) -> bool {
+        let presence = self.marks.refresh(&self.name, digest, size as u64).await.unwrap();
+        presence == Presence::Kept && self.is_stored(digest).await
+    }
+
+    /// The commit of an upload: the reference first, then the bytes, then a look whether they stay.
+    pub(crate) async fn commit(&self, bytes: &Bytes) -> Digest {
+        let digest = Digest::of(bytes);
+        loop {
+            if self.has(&digest, bytes.len()).await {
+                return digest;
+            }
+            assert!(self.marks.until_deleted(&digest).await.unwrap(), "{digest} is never deleted");
+            self.put_blob(&digest, bytes).await;
         }
-        let sizes: Vec<(Digest, usize)> = digests.iter().copied().zip(layers.iter().map(Bytes::len)).collect();
-        let bytes = Self::manifest(&sizes);
+    }
+
+    /// PUT of a manifest: every reference is verified before it is recorded, and again after it.
+    pub(crate) async fn put_manifest(&self, tag: &str, layers: &[(Digest, usize)]) -> Result<Digest, BlobUnknown> {
+        for (digest, size) in layers {
+            if !self.has(digest, *size).await {
+                return Err(BlobUnknown);
+            }
+        }
+        let bytes = Self::manifest(layers);
         let manifest = Digest::of(&bytes);
-        self.put_blob(&manifest, &bytes).await;
         let record = ManifestRecord {
             media_type: MediaType::OCI_MANIFEST.to_owned(),
             size_bytes: bytes.len() as u64,
             source: self.source.clone(),
-            cached_at: 1,
+            cached_at: unix_seconds(self.clock.now()),
             subject: None,
             artifact_type: None,
-            references: sizes.iter().map(|(digest, size)| (*digest, *size as u64)).collect(),
+            references: layers.iter().map(|(digest, size)| (*digest, *size as u64)).collect(),
         };
-        self.store.records.write(&RecordKey::manifest(&self.name, &manifest), &record).await.unwrap();
-        let tagged = TagRecord { digest: manifest, source: self.source.clone(), updated_at: 1 };
+        // The manifest is a blob, too; its record is the reference to it.
+        assert!(self.marks.until_deleted(&manifest).await.unwrap());
+        self.put_blob(&manifest, &bytes).await;
+        let key = RecordKey::manifest(&self.name, &manifest);
+        self.store.records.write(&key, &record).await.unwrap();
+        for digest in layers.iter().map(|(digest, _)| digest).chain([&manifest]) {
+            if self.marks.keep(digest).await.unwrap() == Presence::Condemned || !self.is_stored(digest).await {
+                self.store.records.delete(&key).await.unwrap();
+                return Err(BlobUnknown);
+            }
+        }
+        let tagged = TagRecord { digest: manifest, source: self.source.clone(), updated_at: unix_seconds(self.clock.now()) };
         self.store.records.write(&RecordKey::tag(&self.name, &Tag::parse(tag).unwrap()), &tagged).await.unwrap();
-        Pushed { manifest, layers: digests }
+        Ok(manifest)
+    }
+
+    /// Pushes an image of these layers, as a client does: what is here is not sent. How often it had
+    /// to begin again is added to `refusals`.
+    pub(crate) async fn push_counting(&self, tag: &str, layers: &[Bytes], refusals: &mut usize) -> Pushed {
+        for _ in 0..1000 {
+            let mut digests = Vec::new();
+            for layer in layers {
+                digests.push((self.commit(layer).await, layer.len()));
+            }
+            if let Ok(manifest) = self.put_manifest(tag, &digests).await {
+                return Pushed { manifest, layers: digests.into_iter().map(|(digest, _)| digest).collect() };
+            }
+            *refusals += 1;
+        }
+        panic!("{tag} could not be pushed");
+    }
+
+    /// Pushes an image of these layers, with nothing in the way.
+    pub(crate) async fn push(&self, tag: &str, layers: &[Bytes]) -> Pushed {
+        let mut refusals = 0;
+        let pushed = self.push_counting(tag, layers, &mut refusals).await;
+        assert_eq!(refusals, 0, "{tag} was refused");
+        pushed
+    }
+
+    /// Deletes an image: its tag, then its manifest's record.
+    pub(crate) async fn delete(&self, tag: &str, pushed: &Pushed) {
+        self.store.records.delete(&RecordKey::tag(&self.name, &Tag::parse(tag).unwrap())).await.unwrap();
+        self.store.records.delete(&RecordKey::manifest(&self.name, &pushed.manifest)).await.unwrap();
+    }
+
+    fn place(&self) -> Inventory {
+        self.store.bucket.clone().map_or_else(|| Inventory::Disk(self.store.blobs.clone()), Inventory::Bucket)
+    }
+
+    /// Whether a blob's bytes are there.
+    pub(crate) async fn is_stored(&self, digest: &Digest) -> bool {
+        self.place().has(digest).await.unwrap()
     }
 
     async fn put_blob(&self, digest: &Digest, bytes: &Bytes) {

@@ -22,6 +22,7 @@ mod faulty_disk;
 mod faulty_records;
 mod fill;
 mod freshness;
+mod gc;
 mod headpond;
 mod hosted;
 mod http;

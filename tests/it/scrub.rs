@@ -29,7 +29,7 @@ pub(crate) const FAST: ScrubOptions = ScrubOptions { rate_bytes: Some(0), bucket
 /// Past the age at which a record counts as wrong.
 const LATER: Duration = Duration::from_secs(2 * 60 * 60);
 
-fn store_of(directory: &Path) -> PathBuf {
+pub(crate) fn store_of(directory: &Path) -> PathBuf {
     directory.join("headpond-data")
 }
 
@@ -58,7 +58,7 @@ pub(crate) async fn to_the_end<R: serde::de::DeserializeOwned>(mut events: Contr
     let mut findings = Vec::new();
     loop {
         match events.next().await.unwrap().expect("the run ended without a word") {
-            Event::Progress { .. } => {}
+            Event::Progress { .. } | Event::Unneeded { .. } => {}
             Event::Found { finding } => findings.push(finding),
             Event::Done { report } => return (findings, report),
             Event::Failed { error } => panic!("{error}"),
@@ -263,13 +263,20 @@ async fn the_quarantine_holds_no_more_than_its_limit() {
 }
 
 /// The upkeep of a store by itself, without a server.
-pub(crate) fn upkeep_of(store: Store, clock: &Clock) -> Upkeep {
+pub(crate) fn upkeep_of(store: impl Into<Arc<Store>>, clock: &Clock) -> Upkeep {
     Upkeep::new(UpkeepParts {
-        store: Arc::new(store),
+        store: store.into(),
         clock: clock.clone(),
         tasks: Tasks::default(),
         metrics: Metrics::new().unwrap().upkeep.clone(),
-        limits: UpkeepLimits { scrub_rate_bytes: 0, scrub_interval: Duration::ZERO, quarantine_bytes: 1 << 30 },
+        limits: UpkeepLimits {
+            scrub_rate_bytes: 0,
+            scrub_interval: Duration::ZERO,
+            quarantine_bytes: 1 << 30,
+            gc_grace: Duration::from_secs(24 * 60 * 60),
+            gc_interval: Duration::ZERO,
+            gc_settle: Duration::ZERO,
+        },
         forget: Box::new(|_| {}),
     })
 }
@@ -279,7 +286,7 @@ pub(crate) async fn outcome_of<R>(mut run: Run<R>) -> (Vec<Finding>, Result<R, S
     let mut findings = Vec::new();
     loop {
         match run.next().await.expect("the run ended without a word") {
-            Event::Progress { .. } => {}
+            Event::Progress { .. } | Event::Unneeded { .. } => {}
             Event::Found { finding } => findings.push(finding),
             Event::Done { report } => return (findings, Ok(report)),
             Event::Failed { error } => return (findings, Err(error)),

@@ -149,14 +149,14 @@ fn what_is_counted_is_what_is_on_disk() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     for seed in 0..40 {
         let digest = fill(&store, seed, 1 + seed * 1000).unwrap();
-        let link = BlobLinkRecord { source: "s".repeat(seed as usize * 200), size_bytes: None };
+        let link = BlobLinkRecord { source: "s".repeat(seed as usize * 200), size_bytes: None, linked_at: 0 };
         let name = name(&format!("up/library/{}", seed % 4));
         runtime.block_on(store.records.write(&RecordKey::blob_link(&name, &digest), &link)).unwrap();
         assert_eq!(store.blobs.room().numbers().used_bytes, du(directory.path()), "after {seed}");
     }
     // Shorter, over what is there.
     let key = RecordKey::blob_link(&name("up/library/3"), &fill(&store, 39, 39_001).unwrap());
-    runtime.block_on(store.records.write(&key, &BlobLinkRecord { source: String::new(), size_bytes: None })).unwrap();
+    runtime.block_on(store.records.write(&key, &BlobLinkRecord { source: String::new(), size_bytes: None, linked_at: 0 })).unwrap();
     assert_eq!(store.blobs.room().numbers().used_bytes, du(directory.path()));
     let counted = store.blobs.room().numbers();
     store.blobs.room().recount();
@@ -307,7 +307,7 @@ fn what_cannot_be_evicted_does_not_grow_past_the_cap() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let write = |number: u64| {
         let key = RecordKey::blob_link(&name("up/library/x"), &Digest::of(&number.to_le_bytes()));
-        runtime.block_on(store.records.write(&key, &BlobLinkRecord { source: String::new(), size_bytes: None }))
+        runtime.block_on(store.records.write(&key, &BlobLinkRecord { source: String::new(), size_bytes: None, linked_at: 0 }))
     };
     let written = (0..500).take_while(|number| write(*number).is_ok()).count();
     let taken = du(directory.path());
@@ -434,6 +434,24 @@ fn file_system_is_not_asked_for_its_space_at_every_fill() {
     fill_all(&store, 0..100, 1000);
     let asked = disk.asked.load(Ordering::Acquire) - before;
     assert!(asked < 30, "{asked} times for 100 fills");
+}
+
+#[test]
+fn what_is_removed_or_put_aside_is_not_counted_twice() {
+    let (directory, _, store) = capped(16 * MIB);
+    let blobs: Vec<Digest> = (0..4).map(|seed| fill(&store, seed, MIB).unwrap()).collect();
+    store.blobs.remove(&blobs[0]).unwrap();
+    store.blobs.remove(&blobs[0]).unwrap();
+    assert_eq!(store.blobs.room().numbers().used_bytes, du(directory.path()));
+    // Of two that are put aside there is room for one.
+    for digest in &blobs[1..3] {
+        let open = store.blobs.open_unused(digest).unwrap().unwrap();
+        assert!(store.blobs.quarantine(digest, &open.file, MIB).unwrap());
+    }
+    store.blobs.room().recount();
+    let numbers = store.blobs.room().numbers();
+    assert_eq!((numbers.used_bytes, numbers.blobs), (du(directory.path()), 1));
+    assert!(numbers.kept_bytes > MIB);
 }
 
 #[test]

@@ -33,7 +33,7 @@ pub(crate) async fn every_kind_of_record_reads_as_it_was_written_in(records: &Re
     };
     let tagged = TagRecord { digest: digest(4), source: "0a1b".to_owned(), updated_at: 9 };
     let validated = ValidatedRecord { digest: digest(4), validated_at: 10, upstream_gone_since: Some(11) };
-    let link = BlobLinkRecord { source: "0a1b".to_owned(), size_bytes: None };
+    let link = BlobLinkRecord { source: "0a1b".to_owned(), size_bytes: None, linked_at: 13 };
     let word = SourceBlobRecord { vouched_at: 12 };
     records.write(&RecordKey::repository(&name), &repository).await.unwrap();
     records.write(&RecordKey::manifest(&name, &digest(4)), &manifest).await.unwrap();
@@ -105,7 +105,10 @@ pub(crate) async fn tags_are_listed_sorted_and_of_one_repository(subject: Subjec
 pub(crate) async fn a_repository_inside_another_is_apart_from_it(subject: Subject) {
     let records = subject.records;
     let (outer, inner) = (name("a/b"), name("a/b/manifests/blobs"));
-    records.write(&RecordKey::blob_link(&inner, &digest(1)), &BlobLinkRecord { source: "s".into(), size_bytes: Some(1) }).await.unwrap();
+    records
+        .write(&RecordKey::blob_link(&inner, &digest(1)), &BlobLinkRecord { source: "s".into(), size_bytes: Some(1), linked_at: 1 })
+        .await
+        .unwrap();
     assert_eq!(records.read(&RecordKey::blob_link(&outer, &digest(1))).await.unwrap(), None);
     assert!(records.read(&RecordKey::blob_link(&inner, &digest(1))).await.unwrap().is_some());
 }

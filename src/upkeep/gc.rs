@@ -1,0 +1,388 @@
+//! Removes blobs that nothing refers to, beside replicas that write.
+//!
+//! A run reads the marks of earlier runs, then lists the blobs that are older than the grace
+//! (*candidates*), then strikes out everything that some repository refers to. What is left is
+//! marked, or, if it was marked before this run began to look and its grace is over, deleted. Why no
+//! write can break is in `storage/gc_marks.rs` and docs/adr.
+//!
+//! Memory: 16 bytes of each candidate's digest (35 MB for a million), and 24 of each mark. Beyond
+//! [`MAX_CANDIDATES`] the digests are gone through in slices. Two digests that meet in 16 bytes would only
+//! be kept longer than need be.
+
+mod deletion;
+mod references;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+
+use super::UpkeepParts;
+use super::report::{GcPhase, GcReport, Unneeded, UnneededState};
+use super::run::Teller;
+use crate::oci::Digest;
+use crate::storage::{GcMarks, GcState, Inventory, StorageError, StoredBlob, Support, unix_seconds};
+use deletion::Due;
+
+/// Candidates in memory at one time: some 140 MB.
+const MAX_CANDIDATES: usize = 4_000_000;
+/// Slices of the digests, by their first byte.
+const MAX_SLICES: u32 = 256;
+/// Records read or written at a time.
+const CONCURRENCY: usize = 16;
+/// Blobs deleted together, after one wait.
+const BATCH: usize = 256;
+/// Released marks are kept this long at least: nobody is about to compare them any more.
+const RELEASED_FOR: Duration = Duration::from_secs(60 * 60);
+
+type Prefix = [u8; 16];
+
+/// How a garbage collection is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GcOptions {
+    /// Only tells what would go.
+    pub dry_run: bool,
+    /// How long what nothing refers to is kept, in milliseconds; the configuration's if none is
+    /// named. Zero marks and deletes in one run, which spares no push that is under way.
+    pub grace_ms: Option<u64>,
+}
+
+/// One garbage collection.
+pub(super) struct Gc {
+    parts: Arc<UpkeepParts>,
+    dry_run: bool,
+    grace: Duration,
+    place: Inventory,
+    marks: GcMarks,
+    report: GcReport,
+    teller: Teller<GcReport>,
+}
+
+/// A part of all digests.
+#[derive(Clone, Copy, Debug)]
+struct Slice {
+    index: u32,
+    of: u32,
+}
+
+/// A look at one blob, to decide what is to become of it.
+struct Look {
+    blob: StoredBlob,
+    /// Nothing refers to it, and it is past its grace.
+    is_unneeded: bool,
+    /// The nonce of the mark that was there before the references were read.
+    mark: Option<u64>,
+    marks: GcMarks,
+    grace: Duration,
+    /// Since 1970.
+    now: Duration,
+    dry_run: bool,
+}
+
+/// What became of a listed blob.
+enum Looked {
+    /// It is young, or something refers to it and it had no mark.
+    Kept,
+    Unmarked,
+    Marked(StoredBlob),
+    Waiting(StoredBlob),
+    Due(Due),
+}
+
+impl Gc {
+    pub(super) fn new(parts: Arc<UpkeepParts>, options: GcOptions, teller: Teller<GcReport>) -> Self {
+        let grace = options.grace_ms.map_or(parts.limits.gc_grace, Duration::from_millis);
+        let (place, marks) = (parts.truth(), parts.store.gc_marks(&parts.clock));
+        let report = GcReport { dry_run: options.dry_run, ..GcReport::default() };
+        Self { parts, dry_run: options.dry_run, grace, place, marks, report, teller }
+    }
+
+    /// Runs it to its end.
+    pub(super) async fn run(mut self) -> (Teller<GcReport>, Result<GcReport, StorageError>) {
+        let outcome = self.collect().await;
+        match &outcome {
+            Ok(()) => self.log_end(),
+            Err(error) => tracing::warn!(%error, "a garbage collection could not go on; the next one does"),
+        }
+        (self.teller, outcome.map(|()| self.report))
+    }
+
+    async fn collect(&mut self) -> Result<(), StorageError> {
+        self.check_preconditions()?;
+        // Without a grace what one round marks the next one deletes.
+        let rounds = if self.grace.is_zero() && !self.dry_run { 2 } else { 1 };
+        for _ in 0..rounds {
+            self.round().await?;
+        }
+        if !self.dry_run {
+            self.parts.metrics.gc_ended(unix_seconds(self.parts.clock.now()));
+        }
+        Ok(())
+    }
+
+    /// Replicas keep apart by conditional writes. Where the bucket ignores them nothing may be condemned.
+    fn check_preconditions(&self) -> Result<(), StorageError> {
+        let preconditions = self.parts.store.records.preconditions();
+        let are_honoured = [preconditions.create, preconditions.update].iter().all(|support| *support == Support::Honoured);
+        if self.dry_run || are_honoured || matches!(self.place, Inventory::Disk(_)) {
+            return Ok(());
+        }
+        let detail =
+            "the bucket is not known to honour conditional writes (If-Match, If-None-Match), without which writers and the garbage \
+                      collection cannot be kept apart; nothing was changed"
+                .to_owned();
+        Err(StorageError::Corrupt { key: "gc".to_owned(), detail })
+    }
+
+    async fn round(&mut self) -> Result<(), StorageError> {
+        self.report.phase = GcPhase::Blobs;
+        let mut known = self.known_marks().await?;
+        let mut slice = Slice { index: 0, of: 1 };
+        let mut removes_links = !self.dry_run;
+        while slice.index < slice.of {
+            self.report.phase = GcPhase::Blobs;
+            let Some(mut candidates) = self.candidates(slice).await? else {
+                slice = Slice { index: 0, of: slice.of * 2 };
+                continue;
+            };
+            self.report.phase = GcPhase::Repositories;
+            self.strike_out(&mut candidates, removes_links).await?;
+            // They are the same in every slice.
+            removes_links = false;
+            self.report.phase = GcPhase::Marks;
+            self.look_at_blobs(slice, &candidates, &mut known).await?;
+            slice.index += 1;
+        }
+        if !self.dry_run {
+            self.release_marks_without_blobs(&known).await?;
+        }
+        Ok(())
+    }
+
+    /// The marks there are before anything is looked at, with their nonces. What somebody condemned and
+    /// left is deleted, and what was released long ago forgotten.
+    async fn known_marks(&mut self) -> Result<HashMap<Prefix, u64>, StorageError> {
+        let (mut known, mut abandoned) = (HashMap::new(), Vec::new());
+        let now = unix_seconds(self.parts.clock.now());
+        let marks = self.marks.clone();
+        let read = self.parts.store.records.marked_blobs().map(move |digest| {
+            let marks = marks.clone();
+            async move {
+                let digest = digest?;
+                Ok::<_, StorageError>(marks.read(&digest).await?.map(|(mark, version)| (digest, mark, version)))
+            }
+        });
+        let mut read = read.buffer_unordered(CONCURRENCY);
+        while let Some(found) = read.try_next().await? {
+            let Some((digest, mark, version)) = found else { continue };
+            match mark.state {
+                GcState::Marked => drop(known.insert(digest.prefix(), mark.nonce)),
+                GcState::Condemned if !self.dry_run => abandoned.push((digest, mark, version)),
+                GcState::Released if !self.dry_run && mark.since + self.grace.max(RELEASED_FOR).as_secs() <= now => {
+                    self.marks.forget(&digest, &version).await?;
+                }
+                GcState::Condemned | GcState::Released => {}
+            }
+        }
+        for (digest, mark, version) in abandoned {
+            if let Some(condemned) = self.marks.take_over(&digest, &mark, version).await? {
+                let sources = self.parts.store.records.sources().await?;
+                self.marks.delete(condemned, &sources).await?;
+                (self.parts.forget)(&digest);
+            }
+        }
+        Ok(known)
+    }
+
+    /// The blobs of a slice that are older than the grace. `None` if they are too many.
+    async fn candidates(&mut self, slice: Slice) -> Result<Option<HashSet<Prefix>>, StorageError> {
+        let mut candidates = HashSet::new();
+        if slice.index == 0 {
+            (self.report.blobs, self.report.bytes) = (0, 0);
+        }
+        let mut blobs = self.place.list();
+        while let Some(blob) = blobs.try_next().await? {
+            if slice.index == 0 {
+                self.report.blobs += 1;
+                self.report.bytes += blob.length_bytes;
+                self.teller.progress(&self.report);
+            }
+            if slice.holds(&blob.digest) && self.is_past_grace(&blob) {
+                if candidates.len() == MAX_CANDIDATES && slice.of < MAX_SLICES {
+                    return Ok(None);
+                }
+                candidates.insert(blob.digest.prefix());
+            }
+        }
+        Ok(Some(candidates))
+    }
+
+    fn is_past_grace(&self, blob: &StoredBlob) -> bool {
+        // One from the future is young.
+        self.parts.clock.now().duration_since(blob.modified).is_ok_and(|age| age >= self.grace)
+    }
+
+    /// Marks, unmarks, and deletes.
+    async fn look_at_blobs(
+        &mut self,
+        slice: Slice,
+        candidates: &HashSet<Prefix>,
+        known: &mut HashMap<Prefix, u64>,
+    ) -> Result<(), StorageError> {
+        let (mut due, mut blobs) = (Vec::new(), self.place.list());
+        let mut listed = Vec::with_capacity(BATCH);
+        loop {
+            let blob = blobs.try_next().await?;
+            let is_end = blob.is_none();
+            listed.extend(blob.filter(|blob| slice.holds(&blob.digest)));
+            if listed.len() >= BATCH || is_end {
+                let unneeded = |blob: &StoredBlob| candidates.contains(&blob.digest.prefix()) && self.is_past_grace(blob);
+                let looks = listed.drain(..).map(|blob| Look {
+                    is_unneeded: unneeded(&blob),
+                    mark: known.remove(&blob.digest.prefix()),
+                    blob,
+                    marks: self.marks.clone(),
+                    grace: self.grace,
+                    now: Duration::from_secs(unix_seconds(self.parts.clock.now())),
+                    dry_run: self.dry_run,
+                });
+                let looks: Vec<Look> = looks.collect();
+                let looked: Vec<_> = futures::stream::iter(looks).map(Look::run).buffer_unordered(CONCURRENCY).collect().await;
+                for looked in looked {
+                    self.count(looked, &mut due).await;
+                }
+            }
+            if due.len() >= BATCH || (is_end && !due.is_empty()) {
+                self.report.phase = GcPhase::Deletion;
+                self.delete(std::mem::take(&mut due)).await;
+                self.report.phase = GcPhase::Marks;
+            }
+            if is_end {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn count(&mut self, looked: Result<Looked, (Digest, StorageError)>, due: &mut Vec<Due>) {
+        let told = match looked {
+            Ok(Looked::Kept) => None,
+            Ok(Looked::Unmarked) => {
+                self.report.unmarked += 1;
+                None
+            }
+            Ok(Looked::Marked(blob)) => {
+                self.report.marked += 1;
+                Some((blob, UnneededState::Marked))
+            }
+            Ok(Looked::Waiting(blob)) => {
+                self.report.waiting += 1;
+                Some((blob, UnneededState::Waiting))
+            }
+            Ok(Looked::Due(found)) => {
+                let told = (found.blob.clone(), UnneededState::Deleted);
+                due.push(found);
+                Some(told)
+            }
+            Err((digest, error)) => {
+                self.failed(&digest, &error);
+                None
+            }
+        };
+        // Only a dry run lists them: there it is what was asked for.
+        if let Some((blob, state)) = told.filter(|_| self.dry_run) {
+            self.teller.unneeded(Unneeded { digest: blob.digest, length_bytes: blob.length_bytes, state }).await;
+        }
+        self.teller.progress(&self.report);
+    }
+
+    fn failed(&mut self, digest: &Digest, error: &StorageError) {
+        self.report.failed += 1;
+        tracing::warn!(%digest, %error, "a blob is left for the next garbage collection");
+    }
+
+    /// Releases marks of blobs that went otherwise.
+    async fn release_marks_without_blobs(&mut self, unseen: &HashMap<Prefix, u64>) -> Result<(), StorageError> {
+        if unseen.is_empty() {
+            return Ok(());
+        }
+        let mut marked = self.parts.store.records.marked_blobs();
+        while let Some(digest) = marked.try_next().await? {
+            if unseen.contains_key(&digest.prefix()) && !self.place.has(&digest).await? {
+                // Whoever condemned it meanwhile releases it, too.
+                let _ = self.marks.keep(&digest).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn log_end(&self) {
+        let report = &self.report;
+        tracing::info!(
+            dry_run = report.dry_run,
+            repositories = report.repositories,
+            blobs = report.blobs,
+            marked = report.marked,
+            waiting = report.waiting,
+            unmarked = report.unmarked,
+            links = report.links,
+            deleted = report.deleted,
+            deleted_bytes = report.deleted_bytes,
+            failed = report.failed,
+            "collected garbage"
+        );
+    }
+}
+
+impl Look {
+    async fn run(self) -> Result<Looked, (Digest, StorageError)> {
+        let digest = self.blob.digest;
+        self.at(&digest).await.map_err(|error| (digest, error))
+    }
+
+    async fn at(self, digest: &Digest) -> Result<Looked, StorageError> {
+        if !self.is_unneeded {
+            if self.mark.is_none() || self.dry_run {
+                return Ok(Looked::Kept);
+            }
+            return self.marks.keep(digest).await.map(|_| Looked::Unmarked);
+        }
+        match self.marks.read(digest).await? {
+            // Somebody is deleting it.
+            Some((found, _)) if found.state == GcState::Condemned => Ok(Looked::Kept),
+            Some((found, version)) if found.state == GcState::Marked => {
+                let is_over = Duration::from_secs(found.since).saturating_add(self.grace) <= self.now;
+                // A mark that came later was not followed by this look at the references.
+                let was_there = self.mark == Some(found.nonce);
+                Ok(if is_over && was_there { Looked::Due(Due { blob: self.blob, mark: version }) } else { Looked::Waiting(self.blob) })
+            }
+            found => {
+                let is_marked = self.dry_run || self.marks.mark(digest, found.map(|(_, version)| version)).await?;
+                Ok(if is_marked { Looked::Marked(self.blob) } else { Looked::Waiting(self.blob) })
+            }
+        }
+    }
+}
+
+impl Slice {
+    fn holds(self, digest: &Digest) -> bool {
+        let [first, ..] = digest.prefix();
+        u32::from(first) * self.of / MAX_SLICES == self.index
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_digest_is_in_one_slice() {
+        for of in [1, 2, 64, MAX_SLICES] {
+            for number in 0..200_u32 {
+                let digest = Digest::of(&number.to_le_bytes());
+                assert_eq!((0..of).filter(|index| Slice { index: *index, of }.holds(&digest)).count(), 1);
+            }
+        }
+    }
+}

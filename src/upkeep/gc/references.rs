@@ -1,0 +1,93 @@
+//! What the repositories refer to.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::{CONCURRENCY, Gc, Prefix};
+use crate::oci::{Digest, RepositoryName};
+use crate::storage::{Examined, RecordKey, RepositoryContents, StorageError, unix_seconds};
+use crate::upkeep::UpkeepParts;
+
+/// Repositories read at a time.
+const CONCURRENT_REPOSITORIES: usize = 8;
+
+/// What one repository refers to.
+struct References {
+    blobs: Vec<Prefix>,
+    manifests: u64,
+    /// Links past their grace to blobs that no manifest of the repository refers to.
+    stale_links: Vec<Digest>,
+    name: RepositoryName,
+}
+
+impl Gc {
+    /// Strikes out of `candidates` what anything refers to, and removes links that nobody needs.
+    pub(super) async fn strike_out(&mut self, candidates: &mut HashSet<Prefix>, removes_links: bool) -> Result<(), StorageError> {
+        let walk = self.parts.store.records.walk();
+        let repositories = stream::try_unfold(walk, |mut walk| async move { Ok(walk.next().await?.map(|contents| (contents, walk))) });
+        let (parts, grace) = (Arc::clone(&self.parts), self.grace);
+        let references = repositories.map_ok(|contents| references_of(Arc::clone(&parts), contents, grace));
+        let mut references = references.try_buffer_unordered(CONCURRENT_REPOSITORIES).boxed();
+        (self.report.repositories, self.report.manifests) = (0, 0);
+        while let Some(found) = references.try_next().await? {
+            self.report.repositories += 1;
+            self.report.manifests += found.manifests;
+            for blob in &found.blobs {
+                candidates.remove(blob);
+            }
+            if removes_links {
+                for digest in &found.stale_links {
+                    match self.remove_link(&found.name, digest).await {
+                        Ok(is_removed) => self.report.links += u64::from(is_removed),
+                        Err(error) => self.failed(digest, &error),
+                    }
+                }
+            }
+            self.teller.progress(&self.report);
+        }
+        Ok(())
+    }
+
+    /// Removes a link, unless it was written again since it was listed.
+    async fn remove_link(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool, StorageError> {
+        let (records, key) = (&self.parts.store.records, RecordKey::blob_link(repository, digest));
+        let Examined::Record(link, version) = records.examine(&key).await? else { return Ok(false) };
+        let is_stale =
+            Duration::from_secs(link.linked_at).saturating_add(self.grace) <= Duration::from_secs(unix_seconds(self.parts.clock.now()));
+        Ok(is_stale && records.delete_if(&key, &version).await?.is_ok())
+    }
+}
+
+async fn references_of(parts: Arc<UpkeepParts>, contents: RepositoryContents, grace: Duration) -> Result<References, StorageError> {
+    let keys: Vec<_> = contents.manifests.iter().map(|manifest| RecordKey::manifest(&contents.name, &manifest.item)).collect();
+    let manifests = stream::iter(keys).map(|key| {
+        let records = parts.store.records.clone();
+        async move { records.examine(&key).await }
+    });
+    let manifests: Vec<_> = manifests.buffer_unordered(CONCURRENCY).try_collect().await?;
+    let (mut needed, mut is_unreadable) = (HashSet::new(), false);
+    for manifest in &manifests {
+        match manifest {
+            Examined::Record(manifest, _) => needed.extend(manifest.references.iter().map(|(digest, _)| *digest)),
+            Examined::Unreadable { .. } => is_unreadable = true,
+            Examined::Absent => {}
+        }
+    }
+    let mut blobs: Vec<Prefix> =
+        needed.iter().chain(contents.manifests.iter().map(|manifest| &manifest.item)).map(Digest::prefix).collect();
+    let now = parts.clock.now();
+    let mut stale_links = Vec::new();
+    for link in &contents.links {
+        let is_young = now.duration_since(link.modified).map_or(true, |age| age < grace);
+        // What a manifest that cannot be read refers to is linked as well.
+        if is_young || is_unreadable {
+            blobs.push(link.item.prefix());
+        } else if !needed.contains(&link.item) {
+            stale_links.push(link.item);
+        }
+    }
+    Ok(References { blobs, manifests: manifests.len() as u64, stale_links, name: contents.name })
+}

@@ -1,0 +1,218 @@
+//! Writers beside a collection.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+
+use futures::future::join_all;
+use headpond::storage::{GcState, Presence, RecordKey};
+
+use super::*;
+use crate::hosted::Pushed;
+
+/// Polls a future once: true if it is not over.
+async fn is_pending<F: Future + Unpin>(future: &mut F) -> bool {
+    let polled = std::future::poll_fn(|context| Poll::Ready(std::pin::Pin::new(&mut *future).poll(context).is_pending()));
+    polled.await
+}
+
+/// Condemns a blob, as a collection does.
+async fn condemned(world: &World, digest: &Digest) -> headpond::storage::Condemned {
+    let marks = world.store.gc_marks(&world.clock);
+    assert!(marks.mark(digest, None).await.unwrap());
+    let (_, version) = marks.read(digest).await.unwrap().unwrap();
+    marks.condemn(digest, version).await.unwrap().expect("nobody else changes it")
+}
+
+#[tokio::test]
+async fn a_condemned_blob_is_absent_and_its_commit_waits_for_the_deletion() {
+    let world = World::on_disk();
+    let orphan = world.orphan(1).await;
+    let (hosted, marks) = (world.hosted("team/app").await, world.store.gc_marks(&world.clock));
+    let doomed = condemned(&world, &orphan).await;
+    assert!(!hosted.has(&orphan, 1000).await, "HEAD and mount say that it is not there");
+    assert_eq!(hosted.put_manifest("1", &[(orphan, 1000)]).await, Err(crate::hosted::BlobUnknown));
+    let bytes = orphan_bytes(1);
+    let mut commit = Box::pin(hosted.commit(&bytes));
+    for _ in 0..200 {
+        assert!(is_pending(&mut commit).await, "it was written over before it was deleted");
+        tokio::task::yield_now().await;
+    }
+    assert!(marks.delete(doomed, &[]).await.unwrap());
+    assert!(!world.has(&orphan).await);
+    assert_eq!(commit.await, orphan);
+    assert!(world.has(&orphan).await);
+    assert_eq!(marks.keep(&orphan).await.unwrap(), Presence::Kept);
+    assert!(hosted.put_manifest("1", &[(orphan, 1000)]).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_mark_that_a_writer_has_released_cannot_be_condemned() {
+    let world = World::on_disk();
+    let orphan = world.orphan(1).await;
+    let marks = world.store.gc_marks(&world.clock);
+    assert!(marks.mark(&orphan, None).await.unwrap());
+    let (_, seen) = marks.read(&orphan).await.unwrap().unwrap();
+    assert!(world.hosted("team/app").await.has(&orphan, 1000).await);
+    assert!(marks.condemn(&orphan, seen).await.unwrap().is_none());
+    assert!(world.has(&orphan).await);
+}
+
+#[tokio::test]
+async fn what_a_collector_condemned_and_left_is_deleted_by_the_writer_who_wants_it() {
+    let world = World::on_disk();
+    let orphan = world.orphan(1).await;
+    drop(condemned(&world, &orphan).await);
+    world.clock.advance(Duration::from_secs(11 * 60));
+    let hosted = world.hosted("team/app").await;
+    assert_eq!(hosted.commit(&orphan_bytes(1)).await, orphan);
+    assert!(world.has(&orphan).await);
+    assert_eq!(world.mark_of(&orphan).await, Some(GcState::Released));
+}
+
+#[tokio::test]
+async fn what_a_collector_condemned_and_left_is_deleted_by_the_next_one_after_a_while() {
+    let world = World::on_disk();
+    let orphan = world.orphan(1).await;
+    let late = condemned(&world, &orphan).await;
+    world.gc(NOW).await;
+    assert!(world.has(&orphan).await, "whoever condemned it may be about to delete it");
+    world.clock.advance(Duration::from_secs(11 * 60));
+    world.gc(NOW).await;
+    assert!(!world.has(&orphan).await);
+    // Whoever was late finds that it is not his any more.
+    let hosted = world.hosted("team/app").await;
+    hosted.push("1", &[orphan_bytes(1)]).await;
+    assert!(!world.store.gc_marks(&world.clock).delete(late, &[]).await.unwrap());
+    assert!(world.has(&orphan).await);
+}
+
+async fn assert_whole(hosted: &HostedRepository<'_>, pushed: &Pushed, when: &str) {
+    for digest in pushed.layers.iter().chain([&pushed.manifest]) {
+        assert!(hosted.is_stored(digest).await, "{digest} of an image that was pushed is lost: {when}");
+    }
+}
+
+/// Collects until told to stop; how many blobs went.
+async fn collect_until(world: &World, stop: &AtomicBool, options: GcOptions) -> u64 {
+    let mut deleted = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let report = world.gc(options).await;
+        assert_eq!(report.failed, 0);
+        deleted += report.deleted;
+        tokio::task::yield_now().await;
+    }
+    deleted
+}
+
+/// Without any grace a push may be told to begin again; but what was acknowledged is never lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_acknowledged_is_lost_beside_collections_without_a_grace() {
+    for world in [World::on_disk(), World::in_a_bucket()] {
+        let stop = AtomicBool::new(false);
+        let push = async |writer: u64| {
+            let hosted = world.hosted(&format!("team/app{writer}")).await;
+            let (mut refusals, mut kept) = (0, Vec::new());
+            for round in 0..25_u64 {
+                // Layers that other writers push and delete at the same time.
+                let layers: Vec<Bytes> = (0..3).map(|layer| orphan_bytes((round + layer) % 7)).collect();
+                let tag = format!("r{round}");
+                let pushed = hosted.push_counting(&tag, &layers, &mut refusals).await;
+                assert_whole(&hosted, &pushed, "right after the answer").await;
+                if round % 2 == 0 {
+                    hosted.delete(&tag, &pushed).await;
+                } else {
+                    kept.push((tag, pushed));
+                }
+                for (tag, pushed) in &kept {
+                    assert_whole(&hosted, pushed, tag).await;
+                }
+                if kept.len() > 3 {
+                    let (tag, pushed) = kept.remove(0);
+                    // Rounds share layers, and a manifest of the same layers is the same manifest.
+                    if !kept.iter().any(|(_, other)| other.manifest == pushed.manifest) {
+                        hosted.delete(&tag, &pushed).await;
+                    }
+                }
+            }
+            kept
+        };
+        let writers = async {
+            let kept = join_all((0..3).map(push)).await;
+            stop.store(true, Ordering::Relaxed);
+            kept
+        };
+        let (kept, first, second) = tokio::join!(writers, collect_until(&world, &stop, NOW), collect_until(&world, &stop, NOW));
+        assert!(first + second > 0, "nothing was ever collected");
+        world.gc(NOW).await;
+        for (writer, kept) in kept.iter().enumerate() {
+            let hosted = world.hosted(&format!("team/app{writer}")).await;
+            for (tag, pushed) in kept {
+                assert_whole(&hosted, pushed, tag).await;
+            }
+        }
+    }
+}
+
+/// With a grace no push is ever refused, even where its layers are just being deleted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_push_breaks_on_blobs_that_are_just_being_deleted() {
+    const BLOBS: u64 = 200;
+    for world in [World::on_disk(), World::in_a_bucket()] {
+        let mut orphans = Vec::new();
+        for seed in 0..BLOBS {
+            orphans.push(world.orphan(seed).await);
+        }
+        world.clock.advance(GRACE);
+        assert_eq!(world.gc(USUAL).await.marked, BLOBS);
+        // Just over: links that are written from now on are young to any collection of this test.
+        world.clock.advance(GRACE);
+        let young = Clock::system();
+        let hosted = HostedRepository::create_at(&world.store, "team/app", &young).await;
+        let pushes = async {
+            let mut pushed = Vec::new();
+            for seed in (0..BLOBS / 2).rev() {
+                pushed.push(hosted.push(&format!("t{seed}"), &[orphan_bytes(seed), orphan_bytes(BLOBS + seed)]).await);
+            }
+            pushed
+        };
+        let (pushed, report) = tokio::join!(pushes, world.gc(USUAL));
+        assert_eq!(report.failed, 0);
+        for image in &pushed {
+            assert_whole(&hosted, image, "pushed beside a collection").await;
+        }
+        for orphan in &orphans[(BLOBS / 2) as usize..] {
+            assert!(!world.has(orphan).await, "what nobody wanted is still there");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cached_image_beside_collections_is_served_right() {
+    use crate::fake_upstream::FakeUpstream;
+    use crate::headpond::Headpond;
+    let fake = FakeUpstream::start().await;
+    let image = fake.put_image("library/x", "1", &[pseudo_random(1, 300_000)]);
+    let server = Headpond::with(&fake, "", "limits: {gc_settle: 0}").await;
+    let ask = || headpond::storage::connect_control(&store_of(server.directory.path())).unwrap();
+    for _ in 0..5 {
+        let pull = async {
+            assert_eq!(server.get("/v2/up/library/x/manifests/1").await.digest(), image.digest);
+            for blob in [image.config, image.layers[0]] {
+                assert_eq!(server.get(&Headpond::blob(&blob)).await.digest(), blob);
+            }
+        };
+        let collect = async { crate::scrub::to_the_end::<GcReport>(headpond::http::ask_control(ask(), "/gc", &NOW).await.unwrap()).await };
+        let ((), (_, report)) = tokio::join!(pull, collect);
+        assert_eq!(report.failed, 0);
+    }
+    server.wait_for_fills().await;
+    server.wait_for_repository("up/library/x").await;
+    // What the manifest refers to stays; upstream is not needed for it.
+    let (_, report) = crate::scrub::to_the_end::<GcReport>(headpond::http::ask_control(ask(), "/gc", &NOW).await.unwrap()).await;
+    assert_eq!(report.deleted, 0);
+    let link = RecordKey::blob_link(&RepositoryName::parse("up/library/x").unwrap(), &image.layers[0]);
+    let directory = server.stop().await;
+    let store = Store::open(StoreParts::directory(&store_of(directory.path()))).unwrap();
+    assert!(store.records.read(&link).await.unwrap().is_some());
+}
