@@ -4,7 +4,6 @@
 //! [`Cache`] answers for one repository, its [`Origin`], which has been authorized before.
 
 mod backoff;
-mod behind;
 mod blobs;
 mod bucket;
 mod catalog;
@@ -26,6 +25,7 @@ mod retire;
 mod tag_records;
 mod tags;
 mod tags_list;
+mod unrecorded;
 mod view;
 mod vouch;
 
@@ -52,11 +52,11 @@ use crate::oci::{Digest, Referrer, RepositoryName, Tag};
 use crate::storage::{RepositoryView, Store, unix_seconds};
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::{CacheResult, Metrics, UpkeepMetrics};
-use behind::Behind;
 use fill::{Fills, Uploads};
 use memory::Memory;
 use origin::OriginKey;
 use replicas::Through;
+use unrecorded::Unrecorded;
 
 /// Limits of the cache; the configuration's `limits` name and default them.
 #[derive(Clone, Debug)]
@@ -92,7 +92,6 @@ type OriginDigest = (OriginKey, Digest);
 #[derive(Clone)]
 pub struct Cache {
     store: Arc<Store>,
-    behind: Arc<Behind>,
     memory: Arc<Memory>,
     fills: Fills,
     clock: Clock,
@@ -112,6 +111,7 @@ pub struct Cache {
     tag_lists: Flights<OriginKey, Result<Arc<Vec<Tag>>, CacheError>>,
     referrer_lists: Flights<OriginDigest, Result<Arc<Vec<Referrer>>, CacheError>>,
     view_reads: Flights<RepositoryName, Result<Arc<RepositoryView>, CacheError>>,
+    unrecorded: Arc<Unrecorded>,
 }
 
 impl Cache {
@@ -124,9 +124,7 @@ impl Cache {
             tasks.spawn("uploads", uploads.clone().retry_pending());
             (bucket, uploads)
         });
-        let is_shared = bucket.is_some();
         let cache = Self {
-            behind: Arc::default(),
             memory: Arc::new(Memory::new(&limits)),
             fills: Fills::new(store.blobs.clone(), bucket, limits.fills.clone(), tasks.clone()),
             through: Through::new(&tasks),
@@ -141,6 +139,7 @@ impl Cache {
             tag_lists: Flights::new(tasks.clone()),
             referrer_lists: Flights::new(tasks.clone()),
             view_reads: Flights::new(tasks.clone()),
+            unrecorded: Arc::default(),
             store,
             clock,
             tasks,
@@ -148,8 +147,8 @@ impl Cache {
             pull_writes: Arc::new(Semaphore::new(pulled::CONCURRENT_WRITES)),
             upkeep_metrics: metrics.upkeep.clone(),
         };
-        if is_shared {
-            cache.tasks.spawn("records", cache.clone().record_behind());
+        if cache.is_shared() {
+            cache.tasks.spawn("unrecorded tags", cache.clone().record_unrecorded());
         }
         cache
     }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 
-use super::behind::Unrecorded;
 use super::{Cache, CacheError, CachedManifest, Origin};
 use crate::oci::manifest::ManifestSummary;
 use crate::oci::{Digest, Reference, Tag};
@@ -46,7 +45,6 @@ impl Cache {
         self.tasks.spawn_to_end("record a manifest", async move {
             if let Err(error) = cache.record_manifest(&origin, &stored, &summary).await {
                 cache.not_recorded(&origin, &error);
-                cache.record_later(&origin, Unrecorded::Manifest(stored.digest));
             }
         });
         Ok(manifest)
@@ -94,7 +92,7 @@ impl Cache {
         let links = futures::stream::iter(summary.blobs.clone()).map(|blob| async move {
             let link =
                 BlobLinkRecord { source: origin.source.to_string(), size_bytes: Some(blob.size_bytes), linked_at: self.now_seconds() };
-            self.store.records.write(&RecordKey::blob_link(&origin.repository, &blob.digest), &link).await
+            self.store.records.write_behind(&RecordKey::blob_link(&origin.repository, &blob.digest), &link).await
         });
         let links: Vec<_> = links.buffer_unordered(CONCURRENT_WRITES).collect().await;
         links.into_iter().collect::<Result<(), _>>()?;
@@ -107,7 +105,7 @@ impl Cache {
             artifact_type: summary.artifact_type.clone(),
             references: summary.blobs.iter().chain(&summary.manifests).map(|it| (it.digest, it.size_bytes)).collect(),
         };
-        self.store.records.write(&RecordKey::manifest(&origin.repository, &manifest.digest), &record).await?;
+        self.store.records.write_behind(&RecordKey::manifest(&origin.repository, &manifest.digest), &record).await?;
         self.record_repository(origin).await
     }
 }

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use moka::Entry;
 use moka::ops::compute::{CompResult, Op};
 
-use super::behind::Unrecorded;
 use super::tags::{Demand, TagEntry};
 use super::{Cache, Origin, OriginTag};
 use crate::oci::{Digest, Tag};
@@ -109,10 +108,14 @@ impl Cache {
     }
 
     /// A tag in memory, compared with the store: the one that counts, which is in memory then.
-    async fn compared(&self, origin: &Arc<Origin>, tag: &Tag, known: TagEntry) -> Option<TagEntry> {
+    pub(super) async fn compared(&self, origin: &Arc<Origin>, tag: &Tag, known: TagEntry) -> Option<TagEntry> {
         let seen_at = self.clock.now();
         let version = if let TagOrigin::Stored(version) = &known.origin { Some(version) } else { None };
         let counts = match (self.stored_tag(origin, tag, version).await, &known.origin) {
+            (StoredTag::Unknown, TagOrigin::Said { .. }) => {
+                self.unrecorded.add(origin, tag);
+                Some(TagEntry { seen_at, ..known.clone() })
+            }
             (StoredTag::Unchanged | StoredTag::Unknown, _) => Some(TagEntry { seen_at, ..known.clone() }),
             (StoredTag::Entry(stored), _) if stored.digest == known.digest => {
                 Some(TagEntry { validated_at: stored.validated_at.max(known.validated_at), ..stored })
@@ -247,7 +250,7 @@ impl Cache {
                 cache.record_shared_tag(&origin, &tag, entry, place, on_conflict).await;
             } else {
                 // The bucket did not say what is there. The tag is compared, and written, once it does.
-                cache.record_later(&origin, Unrecorded::Tag(tag));
+                cache.unrecorded.add(&origin, &tag);
             }
         });
     }
@@ -297,15 +300,8 @@ impl Cache {
             }
             Err(error) => {
                 self.not_recorded(origin, &error);
-                self.record_later(origin, Unrecorded::Tag(tag.clone()));
+                self.unrecorded.add(origin, tag);
             }
-        }
-    }
-
-    /// Records a tag that is in memory, unless it is recorded.
-    pub(super) async fn record_known_tag(&self, origin: &Arc<Origin>, tag: &Tag) {
-        if let Some(entry) = self.memory.tags.get(&(origin.key(), tag.clone())) {
-            self.compared(origin, tag, entry).await;
         }
     }
 
@@ -346,7 +342,7 @@ impl Cache {
 
     /// Writes a tag's last validation: a hint, which counts only for the digest that it names.
     pub(super) async fn record_validation(&self, origin: &Origin, tag: &Tag, record: ValidatedRecord) {
-        if let Err(error) = self.store.records.write(&RecordKey::validated(&origin.repository, tag), &record).await {
+        if let Err(error) = self.store.records.write_behind(&RecordKey::validated(&origin.repository, tag), &record).await {
             self.not_recorded(origin, &error);
         }
     }

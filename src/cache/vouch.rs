@@ -6,9 +6,6 @@
 //! cached manifest refers to the blob; a *source's word* (`sources/<source>`) when that upstream
 //! served or confirmed it. Together they allow it; one alone means a HEAD upstream.
 
-use std::sync::Arc;
-
-use super::behind::Unrecorded;
 use super::{Cache, Origin};
 use crate::oci::Digest;
 use crate::storage::{BlobLinkRecord, OpenBlob, RecordKey, SourceBlobRecord, StorageError};
@@ -60,21 +57,16 @@ impl Cache {
     }
 
     /// Notes, for good, that upstream has the blob in this repository.
-    pub(super) async fn vouch(&self, origin: &Arc<Origin>, digest: Digest, size_bytes: Option<u64>) {
+    pub(super) async fn vouch(&self, origin: &Origin, digest: Digest, size_bytes: Option<u64>) {
         self.remember_word(origin, digest, size_bytes);
-        if let Err(error) = self.record_word(origin, digest, size_bytes).await {
-            self.not_recorded(origin, &error);
-            self.record_later(origin, Unrecorded::Word(digest));
-        }
-    }
-
-    /// Writes down that upstream has the blob in this repository.
-    pub(super) async fn record_word(&self, origin: &Origin, digest: Digest, size_bytes: Option<u64>) -> Result<(), StorageError> {
         let link = BlobLinkRecord { source: origin.source.to_string(), size_bytes, linked_at: self.now_seconds() };
         let word = SourceBlobRecord { vouched_at: self.now_seconds() };
         let (link_key, word_key) = (RecordKey::blob_link(&origin.repository, &digest), RecordKey::source_blob(&origin.source, &digest));
         let records = &self.store.records;
-        futures::future::try_join(records.write(&link_key, &link), records.write(&word_key, &word)).await.map(|_| ())
+        let written = futures::future::try_join(records.write_behind(&link_key, &link), records.write_behind(&word_key, &word));
+        if let Err(error) = written.await {
+            self.not_recorded(origin, &error);
+        }
     }
 
     /// Notes the same in memory: who asked upstream has written it down.
