@@ -67,7 +67,7 @@ async fn assert_a_fault_costs_nothing(fault: impl Fn(usize, &Path) -> (Store, Bo
         let first = outcome_of(upkeep_of(store, &clock).gc(NOW).await.unwrap()).await.1;
         clock.advance(ABANDONED);
         let store = Arc::new(Store::open(StoreParts::directory(&path)).unwrap());
-        let world = World { store, clock, directory };
+        let world = World { store, clock, directory, objects: Arc::default() };
         for digest in &needed {
             assert!(world.has(digest).await, "fault {nth}: {digest} is lost: {first:?}");
         }
