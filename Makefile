@@ -1,7 +1,7 @@
 # Every way of running what is here. `make` alone lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test lint e2e bench image image-test docs-errors
+.PHONY: help run test lint e2e e2e-long bench bench-store image image-test docs-errors
 
 ARGS ?=
 OUT ?= target/image
@@ -34,8 +34,14 @@ lint: ## Format, lints as errors, licences and advisories (the last two where ca
 e2e: ## The real binary with real registries and clients. Installs them; needs root.
 	tests/e2e/run.sh $(ARGS)
 
+e2e-long: ## The parts of it that take minutes: a cap of 1 GiB under 5 GiB of pulls, gc beside pulls for 5 minutes.
+	E2E_LONG=1 tests/e2e/run.sh -k 'cap_holds or garbage_collection' $(ARGS)
+
 bench: ## Measure the release binary beside its peers. Prints a table; nothing is pass or fail.
 	benches/peers/run.sh $(ARGS)
+
+bench-store: ## A store of a million blobs: start, walk, memory, evictions beside hits. ARGS='--blobs N --directory D'.
+	cargo bench --locked --bench store_of_a_million -- $(ARGS)
 
 image: ## The container image as an OCI layout in target/image, without an engine.
 	cargo build --release --locked

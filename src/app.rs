@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::ReplicaCheck;
-use crate::cache::Cache;
+use crate::cache::{Cache, Retired};
 use crate::clock::Clock;
 use crate::cluster::{Names, SystemNames};
 use crate::config::{Config, ConfigSource, Limits, Listen, Tls};
@@ -99,8 +99,9 @@ pub async fn start(config: Config, world: World) -> anyhow::Result<Running> {
     clean_up_behind(&store, &tasks);
     upkeep::begin(&config, &store, &cache, &world.clock, &tasks, &metrics);
     cache.keep_room(&metrics.eviction);
+    cache.retire_behind();
     if let Some(bucket) = &store.bucket {
-        bucket::probe_behind(bucket, &tasks);
+        bucket::tend_behind(bucket, &tasks);
     }
 
     let readiness = Readiness::default();
@@ -205,6 +206,14 @@ impl Running {
             let changed = config.listen.iter().find(|changed| changed.address == listen.address)?;
             Some((context.as_deref()?, changed.tls.as_ref()?))
         })
+    }
+
+    /// Retires what nobody pulls, as is done in the background now and then.
+    ///
+    /// # Errors
+    /// When the store does not list its repositories.
+    pub async fn retire(&self) -> anyhow::Result<Retired> {
+        Ok(self.cache.retire().await?)
     }
 
     /// Not ready → (pause) → stop accepting → drain, with a deadline → end the tasks.

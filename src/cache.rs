@@ -17,12 +17,15 @@ mod manifests;
 mod memory;
 mod negative;
 mod origin;
+mod pulled;
 mod referrers;
 mod replicas;
 mod repositories;
+mod retire;
 mod tag_records;
 mod tags;
 mod tags_list;
+mod unrecorded;
 mod view;
 mod vouch;
 
@@ -35,21 +38,25 @@ pub use flight::{FlightAborted, Flights, Role};
 pub use freshness::StaleReason;
 pub use manifests::{CachedManifest, ManifestHeader};
 pub use origin::{Origin, RuleOrigin};
+pub use retire::Retired;
 pub use tags::{Demand, Served};
 pub use vouch::Standing;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use crate::clock::Clock;
 use crate::oci::{Digest, Referrer, RepositoryName, Tag};
 use crate::storage::{RepositoryView, Store, unix_seconds};
 use crate::tasks::Tasks;
-use crate::telemetry::metrics::{CacheResult, Metrics};
+use crate::telemetry::metrics::{CacheResult, Metrics, UpkeepMetrics};
 use fill::{Fills, Uploads};
 use memory::Memory;
 use origin::OriginKey;
 use replicas::Through;
+use unrecorded::Unrecorded;
 
 /// Limits of the cache; the configuration's `limits` name and default them.
 #[derive(Clone, Debug)]
@@ -64,6 +71,10 @@ pub struct CacheLimits {
     pub tags_list_ttl: Duration,
     /// How long what other replicas may have changed is believed.
     pub view_ttl: Duration,
+    /// How often at most it is written down that a manifest was pulled.
+    pub pulled_interval: Duration,
+    /// Records of what nobody pulled for so long are removed; zero keeps them.
+    pub retire_after: Duration,
     /// Manifests in memory, in bytes.
     pub memory_bytes: u64,
     /// Those of fills.
@@ -86,6 +97,8 @@ pub struct Cache {
     clock: Clock,
     tasks: Tasks,
     limits: Arc<CacheLimits>,
+    pull_writes: Arc<Semaphore>,
+    upkeep_metrics: UpkeepMetrics,
     through: Through,
     revalidations: Flights<OriginTag, freshness::Revalidation>,
     tag_reads: Flights<OriginTag, Option<tags::TagEntry>>,
@@ -98,6 +111,7 @@ pub struct Cache {
     tag_lists: Flights<OriginKey, Result<Arc<Vec<Tag>>, CacheError>>,
     referrer_lists: Flights<OriginDigest, Result<Arc<Vec<Referrer>>, CacheError>>,
     view_reads: Flights<RepositoryName, Result<Arc<RepositoryView>, CacheError>>,
+    unrecorded: Arc<Unrecorded>,
 }
 
 impl Cache {
@@ -110,7 +124,7 @@ impl Cache {
             tasks.spawn("uploads", uploads.clone().retry_pending());
             (bucket, uploads)
         });
-        Self {
+        let cache = Self {
             memory: Arc::new(Memory::new(&limits)),
             fills: Fills::new(store.blobs.clone(), bucket, limits.fills.clone(), tasks.clone()),
             through: Through::new(&tasks),
@@ -125,11 +139,18 @@ impl Cache {
             tag_lists: Flights::new(tasks.clone()),
             referrer_lists: Flights::new(tasks.clone()),
             view_reads: Flights::new(tasks.clone()),
+            unrecorded: Arc::default(),
             store,
             clock,
             tasks,
             limits: Arc::new(limits),
+            pull_writes: Arc::new(Semaphore::new(pulled::CONCURRENT_WRITES)),
+            upkeep_metrics: metrics.upkeep.clone(),
+        };
+        if cache.is_shared() {
+            cache.tasks.spawn("unrecorded tags", cache.clone().record_unrecorded());
         }
+        cache
     }
 
     /// Forgets what is in memory of a blob that is no longer in the store.

@@ -99,6 +99,8 @@ pub(super) fn cache_limits(config: &Config) -> CacheLimits {
         negative_ttl: limits.negative_ttl,
         tags_list_ttl: limits.tags_list_ttl,
         view_ttl: limits.view_ttl,
+        pulled_interval: limits.pulled_interval,
+        retire_after: limits.retire_after,
         memory_bytes: limits.memory_cache,
         fills: FillLimits {
             max_fills: limits.max_fills,

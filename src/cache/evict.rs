@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use super::{Cache, CachedManifest};
+use super::{Cache, CachedManifest, Origin};
 use crate::oci::manifest::ManifestSummary;
 use crate::storage::Room;
 use crate::telemetry::metrics::{DiskStanding, EvictionMetrics};
 
 /// How often at most what a manifest refers to is used by serving the manifest.
-const USED_EVERY_SECONDS: u64 = 60;
+const USED_EVERY_SECONDS: u64 = 5;
 /// How often uses are written to the files, and the free space is looked at.
 const TIDIED_EVERY: Duration = Duration::from_secs(30);
 /// How often what is no blob is counted again.
@@ -38,10 +38,12 @@ impl LastUse {
 
 impl Cache {
     /// A manifest is served: what it refers to is used.
-    pub(super) fn used(&self, manifest: &Arc<CachedManifest>) {
-        if !manifest.last_use.is_due(self.now_seconds()) {
+    pub(super) fn used(&self, origin: &Origin, manifest: &Arc<CachedManifest>) {
+        let now_seconds = self.now_seconds();
+        if !manifest.last_use.is_due(now_seconds) {
             return;
         }
+        self.note_pull(origin, manifest.digest, now_seconds);
         let (cache, manifest) = (self.clone(), Arc::clone(manifest));
         self.tasks.spawn("use of a manifest", async move {
             let Ok(summary) = ManifestSummary::parse(&manifest.bytes, Some(manifest.media_type.as_str())) else { return };

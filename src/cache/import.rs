@@ -58,8 +58,10 @@ impl Cache {
     fn take_in(&self, origin: &Arc<Origin>, body: ManifestBody) -> Result<(Arc<CachedManifest>, ManifestSummary), CacheError> {
         let summary = ManifestSummary::parse(&body.bytes, body.content_type.as_deref())?;
         let manifest = Arc::new(CachedManifest::new(body.digest, summary.media_type.clone(), body.bytes));
-        self.used(&manifest);
         let key = (origin.key(), manifest.digest);
+        // Until it is pulled again, that it came says the same.
+        self.memory.pulled.insert(key.clone(), self.now_seconds());
+        self.used(origin, &manifest);
         self.memory.manifests.insert(key.clone(), Arc::clone(&manifest));
         for named in summary.blobs.iter().chain(&summary.manifests) {
             self.forget_refusal(origin, &named.digest);
@@ -78,13 +80,11 @@ impl Cache {
         Ok((manifest, summary))
     }
 
-    /// Records a manifest in memory that could not be recorded when it came in.
-    pub(super) async fn record_manifest_again(&self, origin: &Origin, digest: &Digest) {
-        let Some(manifest) = self.memory.manifests.get(&(origin.key(), *digest)) else { return };
-        let Ok(summary) = ManifestSummary::parse(&manifest.bytes, Some(manifest.media_type.as_str())) else { return };
-        if let Err(error) = self.record_manifest(origin, &manifest, &summary).await {
-            self.not_recorded(origin, &error);
-        }
+    /// Records a manifest that is in memory.
+    pub(super) async fn record_known_manifest(&self, origin: &Origin, digest: &Digest) -> Result<(), StorageError> {
+        let Some(manifest) = self.memory.manifests.get(&(origin.key(), *digest)) else { return Ok(()) };
+        let Ok(summary) = ManifestSummary::parse(&manifest.bytes, Some(manifest.media_type.as_str())) else { return Ok(()) };
+        self.record_manifest(origin, &manifest, &summary).await
     }
 
     async fn record_manifest(&self, origin: &Origin, manifest: &CachedManifest, summary: &ManifestSummary) -> Result<(), StorageError> {
@@ -92,7 +92,7 @@ impl Cache {
         let links = futures::stream::iter(summary.blobs.clone()).map(|blob| async move {
             let link =
                 BlobLinkRecord { source: origin.source.to_string(), size_bytes: Some(blob.size_bytes), linked_at: self.now_seconds() };
-            self.store.records.write(&RecordKey::blob_link(&origin.repository, &blob.digest), &link).await
+            self.store.records.write_behind(&RecordKey::blob_link(&origin.repository, &blob.digest), &link).await
         });
         let links: Vec<_> = links.buffer_unordered(CONCURRENT_WRITES).collect().await;
         links.into_iter().collect::<Result<(), _>>()?;
@@ -105,7 +105,7 @@ impl Cache {
             artifact_type: summary.artifact_type.clone(),
             references: summary.blobs.iter().chain(&summary.manifests).map(|it| (it.digest, it.size_bytes)).collect(),
         };
-        self.store.records.write(&RecordKey::manifest(&origin.repository, &manifest.digest), &record).await?;
+        self.store.records.write_behind(&RecordKey::manifest(&origin.repository, &manifest.digest), &record).await?;
         self.record_repository(origin).await
     }
 }

@@ -134,7 +134,7 @@ impl Cache {
     pub(super) async fn cached_manifest(&self, origin: &Origin, digest: &Digest) -> Option<Arc<CachedManifest>> {
         let key = (origin.key(), *digest);
         if let Some(manifest) = self.memory.manifests.get(&key) {
-            self.used(&manifest);
+            self.used(origin, &manifest);
             return Some(manifest);
         }
         let record = self.store.records.read(&RecordKey::manifest(&origin.repository, digest)).await;
@@ -149,7 +149,7 @@ impl Cache {
             tracing::warn!(repository = %origin.repository, %digest, "a cached manifest is damaged; it is fetched again");
             return None;
         };
-        self.used(&manifest);
+        self.used(origin, &manifest);
         self.memory.manifests.insert(key, Arc::clone(&manifest));
         Some(manifest)
     }

@@ -62,6 +62,8 @@ pub(super) struct Memory {
     pub(super) referrers: Moka<OriginDigest, Arc<Vec<Referrer>>>,
     /// The last such list, for when upstream is gone.
     pub(super) old_referrers: Moka<OriginDigest, Arc<Vec<Referrer>>>,
+    /// When it was last written down that a manifest was pulled, in unix seconds.
+    pub(super) pulled: Moka<OriginDigest, u64>,
     /// Views of repositories.
     pub(super) views: Moka<RepositoryName, KnownView>,
     /// What repositories are. That one is not known is not kept: it may be made at any moment.
@@ -91,6 +93,7 @@ impl Memory {
                 .time_to_live(limits.tags_list_ttl)
                 .build(),
             old_referrers: Moka::builder().max_capacity(MAX_REFERRERS_BYTES).weigher(listed_referrers).build(),
+            pulled: Moka::new(MAX_ENTRIES),
             views: Moka::builder().max_capacity(MAX_VIEWS_BYTES).weigher(|_, view: &KnownView| view.weight()).build(),
             repositories: Moka::new(MAX_ENTRIES),
         }

@@ -45,6 +45,13 @@ pub(super) struct OriginKey {
     repository: RepositoryName,
 }
 
+impl OriginKey {
+    /// The key of a repository as a record names its source.
+    pub(super) fn of(source: &str, repository: &RepositoryName) -> Self {
+        Self { source: source.into(), repository: repository.clone() }
+    }
+}
+
 impl Deref for Origin {
     type Target = RuleOrigin;
 

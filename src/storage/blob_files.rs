@@ -89,12 +89,11 @@ impl BlobFiles {
     /// When the disk cannot.
     pub fn remove(&self, digest: &Digest) -> Result<(), StorageError> {
         let path = self.layout.blob_file(digest);
+        // First: once the file is gone, the blob may come in again.
+        self.room.removed(digest);
         match self.disk.remove(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StorageError::file("remove", &path, error)),
-            Ok(()) | Err(_) => {
-                self.room.removed(digest);
-                Ok(())
-            }
+            Ok(()) | Err(_) => Ok(()),
         }
     }
 

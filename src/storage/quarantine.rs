@@ -31,8 +31,9 @@ impl BlobFiles {
         }
         let parent = to.parent().unwrap_or(&to);
         self.disk().create_directory(parent).map_err(wrap)?;
-        self.disk().rename(&from, &to).map_err(wrap)?;
+        // First: once it is moved, the blob may come in again.
         self.room().set_aside(digest);
+        self.disk().rename(&from, &to).map_err(wrap)?;
         // A move that a loss of power undoes is found again by the next scrub: nothing is synced.
         self.keep_quarantined(keep_bytes)?;
         Ok(true)

@@ -121,7 +121,7 @@ impl Room {
     }
 
     /// Keeps a manifest that came in as a blob from being evicted, where that is not in a bucket.
-    pub fn keep_manifest(&self, digest: &Digest) {
+    pub(super) fn keep_manifest(&self, digest: &Digest) {
         if self.shared.keeps_manifests {
             self.books().index.pin(digest);
         }
@@ -137,20 +137,20 @@ impl Room {
         self.books().index.release(digest);
     }
 
-    /// A blob's file is gone by other hands than eviction's.
-    pub fn removed(&self, digest: &Digest) {
+    /// A blob's file goes by other hands than eviction's.
+    pub(super) fn removed(&self, digest: &Digest) {
         self.books().index.remove(digest);
     }
 
-    /// A blob's file is somewhere else below the store's directory, where nothing is evicted.
-    pub fn set_aside(&self, digest: &Digest) {
+    /// A blob's file goes somewhere else below the store's directory, where nothing is evicted.
+    pub(super) fn set_aside(&self, digest: &Digest) {
         let mut books = self.books();
         let aside_bytes = books.index.remove(digest).map_or(0, |blob| blob.disk_bytes);
         books.other_changed(aside_bytes, 0);
     }
 
     /// What was set aside is gone, or something else that is not a blob.
-    pub fn other_removed(&self, disk_bytes: u64) {
+    pub(super) fn other_removed(&self, disk_bytes: u64) {
         self.books().other_changed(0, disk_bytes);
     }
 
@@ -260,27 +260,33 @@ impl Room {
             if taken.is_empty() {
                 break;
             }
-            let mut failed = false;
-            for blob in taken {
-                let path = self.shared.layout.blob_file(&blob.digest);
-                match self.shared.disk.remove(&path) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        tracing::warn!(path = %path.display(), %error, "a blob could not be evicted");
-                        self.books().stays(&blob, self.now_ms());
-                        failed = true;
-                    }
-                    Ok(()) | Err(_) => {
-                        self.books().is_gone(&blob);
-                        freed_bytes += blob.disk_bytes;
-                        self.count_evicted(blob.disk_bytes, blob.used_ms);
-                    }
+            let mut left = taken.into_iter();
+            let failed = left.by_ref().find(|blob| {
+                let is_removed = self.remove_file(&blob.digest);
+                if is_removed {
+                    self.books().is_gone(blob);
+                    freed_bytes += blob.disk_bytes;
+                    self.count_evicted(blob.disk_bytes, blob.used_ms);
                 }
-            }
-            if failed {
+                !is_removed
+            });
+            if let Some(failed) = failed {
+                self.books().stay(&failed, left.as_slice(), self.now_ms());
                 break;
             }
         }
         freed_bytes
+    }
+
+    fn remove_file(&self, digest: &Digest) -> bool {
+        let path = self.shared.layout.blob_file(digest);
+        match self.shared.disk.remove(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), %error, "a blob could not be evicted");
+                false
+            }
+            Ok(()) | Err(_) => true,
+        }
     }
 
     fn count_evicted(&self, disk_bytes: u64, used_ms: u64) {

@@ -11,7 +11,13 @@ if [ -z "${HEADPOND_BINARY:-}" ]; then
   target=$(cargo metadata --format-version 1 --no-deps | python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
   HEADPOND_BINARY=$target/release/headpond
 fi
-export HEADPOND_BINARY PYTHONDONTWRITEBYTECODE=1
+if [ -z "${HEADPOND_CONTRACT_BINARY:-}" ]; then
+  HEADPOND_CONTRACT_BINARY=$(cargo test --locked --test bucket_contract --no-run --message-format=json | python3 -c '
+import json, sys
+built = [line for line in map(json.loads, sys.stdin) if line.get("executable")]
+print(next(line["executable"] for line in built if line["target"]["name"] == "bucket_contract"))')
+fi
+export HEADPOND_BINARY HEADPOND_CONTRACT_BINARY PYTHONDONTWRITEBYTECODE=1
 export PATH=$PATH:/usr/sbin:/sbin
 
 no_tests_collected=5

@@ -33,6 +33,7 @@ mod pull;
 mod referrers;
 mod reload;
 mod replica_tags;
+mod retirement;
 mod scrub;
 mod server;
 mod server_tls;

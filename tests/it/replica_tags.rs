@@ -66,8 +66,10 @@ fn says(bucket: &FakeBucket, key: &str, digest: &Digest) -> bool {
     std::fs::read_to_string(bucket.file(key)).is_ok_and(|text| text.contains(&digest.to_string()))
 }
 
+/// Waits for a record of the tag, and that of the manifest it points to.
 async fn wait_for_record(bucket: &FakeBucket, key: &str, digest: &Digest) {
-    wait_for(|| says(bucket, key, digest)).await;
+    let manifest = bucket.file(&format!("images/up/library/x/_manifests/sha256/{}", digest.hex()));
+    wait_for(|| says(bucket, key, digest) && manifest.exists()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -243,7 +245,8 @@ async fn first_pull_while_the_bucket_is_away_is_written_when_it_is_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tag_that_another_replica_retired_is_fetched_and_written_again() {
     let (fake, bucket, one, _other, image) = two_with_tag().await;
-    std::fs::remove_dir_all(bucket.file("images/up")).unwrap();
+    // What is being written behind an answer may be in the way for a moment.
+    wait_for(|| std::fs::remove_dir_all(bucket.file("images/up")).is_ok()).await;
     std::fs::remove_file(bucket.file(REPOSITORY_KEY)).unwrap();
     one.clock.advance(BELIEVED);
     assert_eq!(one.get(TAG).await.digest(), image.digest);
@@ -272,4 +275,30 @@ async fn repository_that_another_replica_made_private_is_so_here_when_its_rule_i
     orphan.clock.advance(BELIEVED);
     assert_eq!(orphan.get(TAG).await.status, StatusCode::NOT_FOUND, "a bucket that is away opens nothing");
     drop(one);
+}
+
+/// The calls of a revalidation fail one after the other, until there is none left to fail.
+#[tokio::test(flavor = "multi_thread")]
+async fn revalidation_holds_whichever_call_of_the_bucket_fails() {
+    let (fake, bucket) = (FakeUpstream::start().await, FakeBucket::start().await);
+    fake.put_image("library/x", "1", &[]);
+    for nth in 1.. {
+        let server = replica(&fake, &bucket, "").await;
+        server.get(TAG).await;
+        server.clock.advance(DAY);
+        let moved = fake.put_image("library/x", "1", &[nth.to_string().into()]);
+        bucket.break_nth(nth, BucketFault::AccessDenied);
+        assert_eq!(server.get(TAG).await.digest(), moved.digest, "{nth}");
+        server.stop().await;
+        let has_broken = bucket.has_broken();
+        bucket.mend();
+        let other = replica(&fake, &bucket, "").await;
+        assert_eq!(other.get(TAG).await.digest(), moved.digest, "{nth}");
+        other.stop().await;
+        assert!(says(&bucket, TAG_KEY, &moved.digest), "{nth}");
+        if !has_broken {
+            assert!(nth > 5, "{nth}");
+            return;
+        }
+    }
 }

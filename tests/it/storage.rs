@@ -2,7 +2,9 @@
 
 mod blob_files;
 pub(crate) mod contract;
+mod guard;
 mod kinds;
 mod leftovers;
+mod listing;
 mod power_loss;
 mod room;

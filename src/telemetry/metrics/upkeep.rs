@@ -18,7 +18,11 @@ pub struct UpkeepMetrics {
     /// `headpond_gc_deleted_bytes_total`.
     pub gc_deleted_bytes: IntCounter,
     last_gc: IntGauge,
+    retired: IntCounterVec,
 }
+
+/// Kinds of records that are retired.
+const RETIRED: [&str; 4] = ["tag", "manifest", "link", "repository"];
 
 impl UpkeepMetrics {
     pub(super) fn define(d: &mut Definitions) -> Option<Self> {
@@ -26,7 +30,13 @@ impl UpkeepMetrics {
         for kind in ["cached", "hosted"] {
             rotten.with_label_values(&[kind]);
         }
+        let retired =
+            d.counters("headpond_retired_records_total", "Records of content that nobody pulled for long, removed.", &["kind"])?;
+        for kind in RETIRED {
+            retired.with_label_values(&[kind]);
+        }
         Some(Self {
+            retired,
             scrubbed_bytes: d.counter("headpond_scrubbed_bytes_total", "Bytes that scrubs have read.")?,
             quarantined_blobs: d.counter("headpond_quarantined_blobs_total", "Rotten blobs put aside.")?,
             rotten,
@@ -40,6 +50,11 @@ impl UpkeepMetrics {
     /// Counts something rotten; hosted content needs somebody to look.
     pub fn found_rotten(&self, is_hosted: bool) {
         self.rotten.with_label_values(&[if is_hosted { "hosted" } else { "cached" }]).inc();
+    }
+
+    /// Counts records that were retired: `tag`, `manifest`, `link` or `repository`.
+    pub fn retired(&self, kind: &'static str, count: u64) {
+        self.retired.with_label_values(&[kind]).inc_by(count);
     }
 
     /// Notes that a scrub was through.

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::du::du;
 use crate::fake_upstream::pseudo_random;
+use crate::faulty_disk::FaultyDisk;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -434,6 +435,44 @@ fn file_system_is_not_asked_for_its_space_at_every_fill() {
     fill_all(&store, 0..100, 1000);
     let asked = disk.asked.load(Ordering::Acquire) - before;
     assert!(asked < 30, "{asked} times for 100 fills");
+}
+
+#[test]
+fn what_is_removed_or_put_aside_is_not_counted_twice() {
+    let (directory, _, store) = capped(16 * MIB);
+    let blobs: Vec<Digest> = (0..4).map(|seed| fill(&store, seed, MIB).unwrap()).collect();
+    store.blobs.remove(&blobs[0]).unwrap();
+    store.blobs.remove(&blobs[0]).unwrap();
+    assert_eq!(store.blobs.room().numbers().used_bytes, du(directory.path()));
+    // Of two that are put aside there is room for one.
+    for digest in &blobs[1..3] {
+        let open = store.blobs.open_unused(digest).unwrap().unwrap();
+        assert!(store.blobs.quarantine(digest, &open.file, MIB).unwrap());
+    }
+    store.blobs.room().recount();
+    let numbers = store.blobs.room().numbers();
+    assert_eq!((numbers.used_bytes, numbers.blobs), (du(directory.path()), 1));
+    assert!(numbers.kept_bytes > MIB);
+}
+
+#[test]
+fn whichever_operation_fails_the_cap_holds_and_the_next_blobs_come_in() {
+    for nth in 1.. {
+        let (directory, disk) = (TempDir::new().unwrap(), FaultyDisk::failing_nth(nth));
+        let room = RoomLimits { max_bytes: Some(MIB), min_free_bytes: Some(0) };
+        let parts = StoreParts { room, disk: Arc::clone(&disk) as Arc<dyn Disk>, ..StoreParts::directory(directory.path()) };
+        let store = Store::open(parts).unwrap();
+        store.blobs.room().walk();
+        let failed = (0..8).filter(|seed| fill(&store, *seed, MIB / 4).is_err()).count();
+        assert!(du(directory.path()) <= MIB && failed <= 1, "{failed} failed, call {nth}");
+        if !disk.has_failed() {
+            assert!(nth > 50, "{nth}");
+            return;
+        }
+        fill_all(&store, 10..16, MIB / 4);
+        store.blobs.room().recount();
+        assert_eq!(store.blobs.room().numbers().used_bytes, du(directory.path()), "call {nth}");
+    }
 }
 
 #[test]

@@ -1,0 +1,36 @@
+//! When manifests were last pulled: written behind, and seldom, for whoever retires what nobody pulls.
+//!
+//! A record of its own, which says nothing without the manifest's: one that is written late cannot
+//! bring back an image that was deleted.
+
+use std::sync::Arc;
+
+use super::{Cache, Origin};
+use crate::oci::Digest;
+use crate::storage::{PulledRecord, RecordKey};
+
+/// Such records written at a time. What finds no place is noted with its next use.
+pub(super) const CONCURRENT_WRITES: usize = 32;
+
+impl Cache {
+    /// Notes that a manifest is served, unless that was written down a while ago.
+    pub(super) fn note_pull(&self, origin: &Origin, digest: Digest, now_seconds: u64) {
+        let key = (origin.key(), digest);
+        let interval = self.limits.pulled_interval.as_secs();
+        if self.memory.pulled.get(&key).is_some_and(|noted_at| now_seconds.saturating_sub(noted_at) < interval) {
+            return;
+        }
+        let Ok(place) = Arc::clone(&self.pull_writes).try_acquire_owned() else { return };
+        self.memory.pulled.insert(key.clone(), now_seconds);
+        let (cache, record_key) = (self.clone(), RecordKey::pulled(&origin.repository, &digest));
+        let metrics = origin.metrics.clone();
+        self.tasks.spawn_to_end("record a pull", async move {
+            if let Err(error) = cache.store.records.write(&record_key, &PulledRecord { last_pulled_at: now_seconds }).await {
+                metrics.all().storage_failed(error.operation());
+                tracing::debug!(%error, "a pull was not written down; the next one will be");
+                cache.memory.pulled.invalidate(&key);
+            }
+            drop(place);
+        });
+    }
+}

@@ -1,0 +1,265 @@
+//! What nobody pulls goes; what somebody pulls stays, with all that belongs to it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use headpond::app::World;
+use headpond::cache::Retired;
+use headpond::oci::{Digest, MediaType};
+use reqwest::StatusCode;
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::fake_bucket::{FakeBucket, Fault as BucketFault};
+use crate::fake_upstream::{FakeUpstream, Image};
+use crate::headpond::{Headpond, configuration};
+
+const TAG: &str = "/v2/up/library/x/manifests/1";
+const MINUTE: Duration = Duration::from_secs(61);
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const NOTHING: Retired = Retired { tags: 0, manifests: 0, links: 0, repositories: 0 };
+
+async fn with_image(layers: &[&'static str]) -> (FakeUpstream, Headpond, Image) {
+    let fake = FakeUpstream::start().await;
+    let layers: Vec<bytes::Bytes> = layers.iter().map(|layer| bytes::Bytes::from(*layer)).collect();
+    let image = fake.put_image("library/x", "1", &layers);
+    let server = Headpond::before(&fake).await;
+    assert_eq!(server.get(TAG).await.digest(), image.digest);
+    recorded(&server, "1", &image.digest).await;
+    (fake, server, image)
+}
+
+/// Waits until a tag of the repository is recorded, with all that is written with it.
+async fn recorded(server: &Headpond, tag: &str, digest: &Digest) {
+    server.wait_for_repository("up/library/x").await;
+    wait_for(|| record(server, &format!("_validated/{tag}")).exists() && record(server, &of("_manifests", digest)).exists()).await;
+}
+
+fn record(server: &Headpond, key: &str) -> PathBuf {
+    server.directory.path().join("headpond-data/images/up/library/x").join(key)
+}
+
+fn of(kind: &str, digest: &Digest) -> String {
+    format!("{kind}/sha256/{}", digest.hex())
+}
+
+fn by_digest(digest: &Digest) -> String {
+    format!("/v2/up/library/x/manifests/{digest}")
+}
+
+async fn wait_for(holds: impl Fn() -> bool) {
+    for _ in 0..1000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("waited in vain");
+}
+
+async fn retire(server: &Headpond) -> Retired {
+    server.running.retire().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pulls_are_written_down_behind_and_seldom() {
+    let (_fake, server, image) = with_image(&[]).await;
+    let path = record(&server, &of("_pulled", &image.digest));
+    server.clock.advance(HOUR);
+    server.get(TAG).await;
+    server.clock.advance(5 * HOUR);
+    assert!(!path.exists(), "that it came says as much");
+    server.head(TAG).await;
+    wait_for(|| path.exists()).await;
+    let first = std::fs::read(&path).unwrap();
+    for _ in 0..5 {
+        server.clock.advance(MINUTE);
+        server.get(TAG).await;
+    }
+    assert_eq!(std::fs::read(&path).unwrap(), first);
+    server.clock.advance(6 * HOUR);
+    server.get(&by_digest(&image.digest)).await;
+    wait_for(|| std::fs::read(&path).is_ok_and(|now| now != first)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_pulled_is_removed_and_can_be_pulled_again() {
+    let (fake, server, image) = with_image(&["layer"]).await;
+    server.get(&Headpond::blob(&image.layers[0])).await;
+    server.wait_for_fills().await;
+    server.clock.advance(89 * DAY);
+    assert_eq!(retire(&server).await, NOTHING);
+    server.clock.advance(2 * DAY);
+    assert_eq!(retire(&server).await, Retired { tags: 1, manifests: 1, links: 2, repositories: 1 });
+    assert_eq!(server.get("/v2/_catalog").await.bytes(), r#"{"repositories":[]}"#);
+    let root = server.directory.path().join("headpond-data");
+    assert!(!root.join("images/up").exists(), "nor are empty directories left");
+    assert_eq!(server.metric(r#"headpond_retired_records_total{kind="manifest"}"#), 1);
+    assert_eq!(retire(&server).await, NOTHING);
+
+    fake.clear_journal();
+    assert_eq!(server.get(TAG).await.digest(), image.digest);
+    assert_eq!(server.get(&Headpond::blob(&image.layers[0])).await.digest(), image.layers[0]);
+    assert_eq!((fake.manifest_gets(), fake.requests_matching("GET", "/blobs/")), (1, 0), "bytes are left to eviction");
+    recorded(&server, "1", &image.digest).await;
+    assert_eq!(retire(&server).await, NOTHING);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_pulled_stays_with_its_layers() {
+    let (fake, server, kept) = with_image(&["shared", "its own"]).await;
+    let other = fake.put_image("library/x", "2", &["shared".into(), "the other's".into()]);
+    server.get("/v2/up/library/x/manifests/2").await;
+    recorded(&server, "2", &other.digest).await;
+    server.clock.advance(60 * DAY);
+    server.get(TAG).await;
+    wait_for(|| record(&server, &of("_pulled", &kept.digest)).exists()).await;
+    server.clock.advance(40 * DAY);
+    assert_eq!(retire(&server).await, Retired { tags: 1, manifests: 1, links: 2, repositories: 0 });
+    let link = |digest: &Digest| record(&server, &of("_blobs", digest)).exists();
+    assert!(link(&kept.layers[0]) && link(&kept.layers[1]) && link(&kept.config) && !link(&other.layers[1]) && !link(&other.config));
+    let directory = server.stop().await;
+    fake.stop().await;
+    let server = Headpond::in_directory(&fake, "", "", directory, World::default()).await;
+    assert_eq!(server.get(TAG).await.digest(), kept.digest);
+    assert_eq!(server.get("/v2/up/library/x/manifests/2").await.status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_belongs_to_an_index_that_is_pulled_stays_and_so_do_its_signatures() {
+    let fake = FakeUpstream::start().await;
+    let images = ["a", "b"].map(|layer| fake.put_image("library/x", layer, &[layer.into()]));
+    let entries: Vec<_> = images
+        .iter()
+        .map(|image| json!({"mediaType": MediaType::OCI_MANIFEST, "digest": image.digest, "size": image.manifest.len()}))
+        .collect();
+    let index = json!({"schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": entries}).to_string();
+    let index = fake.put_manifest("library/x", "1", index, MediaType::OCI_INDEX);
+    let signature = fake.put_referrer("library/x", &images[0].digest, "a/signature", "x");
+    let server = Headpond::before(&fake).await;
+    for digest in [&images[0].digest, &images[1].digest, &signature] {
+        server.get(&by_digest(digest)).await;
+        wait_for(|| record(&server, &of("_manifests", digest)).exists()).await;
+    }
+    server.get(TAG).await;
+    recorded(&server, "1", &index).await;
+    server.clock.advance(60 * DAY);
+    server.head(TAG).await;
+    wait_for(|| record(&server, &of("_pulled", &index)).exists()).await;
+    server.clock.advance(40 * DAY);
+    assert_eq!(retire(&server).await, NOTHING);
+    server.clock.advance(60 * DAY);
+    assert_eq!(retire(&server).await, Retired { tags: 1, manifests: 4, links: 5, repositories: 1 });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn late_pull_record_cannot_bring_back_a_deleted_image() {
+    let (fake, server, image) = with_image(&[]).await;
+    server.clock.advance(91 * DAY);
+    assert_eq!(retire(&server).await.manifests, 1);
+    let late = record(&server, &of("_pulled", &image.digest));
+    std::fs::create_dir_all(late.parent().unwrap()).unwrap();
+    std::fs::write(&late, r#"{"last_pulled_at":4000000000}"#).unwrap();
+    assert_eq!(server.get("/v2/_catalog").await.bytes(), r#"{"repositories":[]}"#);
+    let directory = server.stop().await;
+    fake.stop().await;
+    let server = Headpond::in_directory(&fake, "", "", directory, World::default()).await;
+    for path in [TAG, &by_digest(&image.digest), "/v2/up/library/x/tags/list", &format!("/v2/up/library/x/referrers/{}", image.digest)] {
+        assert_eq!(server.get(path).await.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
+    }
+    assert_eq!(retire(&server).await, NOTHING);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repository_whose_image_is_pulled_while_it_is_retired_is_whole_in_the_end() {
+    let (fake, server, image) = with_image(&["layer"]).await;
+    for _ in 0..20 {
+        server.clock.advance(91 * DAY);
+        let (_, pulled) = tokio::join!(retire(&server), server.get(TAG));
+        assert_eq!(pulled.digest(), image.digest);
+        // Whatever was lost of it is written anew, once memory has it no more.
+        server.clock.advance(2 * DAY);
+        assert_eq!(server.get(TAG).await.digest(), image.digest);
+    }
+    let directory = server.stop().await;
+    let root = directory.path().join("headpond-data");
+    let manifest = root.join("images/up/library/x").join(of("_manifests", &image.digest));
+    assert!(!manifest.exists() || root.join("repositories/up!library!x").exists());
+    drop(fake);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_may_retire_the_same_at_the_same_time() {
+    let (fake, bucket) = (FakeUpstream::start().await, FakeBucket::start().await);
+    let replica = async || {
+        let text = configuration(&fake.url(), "", "").replace("path: headpond-data", &format!("path: headpond-data, s3: {}", bucket.s3()));
+        Headpond::of(&fake, &text, TempDir::new().unwrap(), World::default()).await
+    };
+    let (one, other) = (replica().await, replica().await);
+    let image = fake.put_image("library/x", "1", &["layer".into()]);
+    // Named like one inside it, in front of its own records and behind them.
+    for name in ["library/x", "library/x/0", "library/x/a"] {
+        fake.put_image(name, "1", &["layer".into()]);
+        one.get(&format!("/v2/up/{name}/manifests/1")).await;
+        wait_for(|| bucket.file(&format!("images/up/{name}/_validated/1")).exists()).await;
+        wait_for(|| bucket.file(&format!("repositories/{}", format!("up/{name}").replace('/', "!"))).exists()).await;
+    }
+    assert_eq!(other.get(TAG).await.digest(), image.digest);
+    one.clock.advance(60 * DAY);
+    other.get("/v2/up/library/x/a/manifests/1").await;
+    wait_for(|| bucket.keys().iter().any(|key| key.contains("library/x/a/_pulled"))).await;
+    one.clock.advance(40 * DAY);
+    let (first, second) = tokio::join!(retire(&one), retire(&other));
+    assert!(first.repositories + second.repositories >= 2, "{first:?} {second:?}");
+    assert_eq!(one.get("/v2/_catalog").await.bytes(), r#"{"repositories":["up/library/x/a"]}"#);
+    assert!(bucket.keys().iter().all(|key| !key.starts_with("images/") || key.starts_with("images/up/library/x/a/")));
+    fake.clear_journal();
+    assert_eq!(other.get(TAG).await.digest(), image.digest);
+    assert_eq!(fake.manifest_gets(), 1, "what was in memory is compared with the bucket");
+    wait_for(|| bucket.file("repositories/up!library!x").exists()).await;
+}
+
+/// The calls of a retirement fail one after the other, until there is none left to fail.
+#[tokio::test(flavor = "multi_thread")]
+async fn retirement_that_is_broken_off_at_any_call_leaves_nothing_wrong_and_the_next_one_ends_it() {
+    let (fake, bucket) = (FakeUpstream::start().await, FakeBucket::start().await);
+    let replica = async || {
+        let text = configuration(&fake.url(), "", "").replace("path: headpond-data", &format!("path: headpond-data, s3: {}", bucket.s3()));
+        Headpond::of(&fake, &text, TempDir::new().unwrap(), World::default()).await
+    };
+    fake.put_image("library/x", "1", &[]);
+    let any = |start: &str| bucket.keys().iter().any(|key| key.starts_with(start));
+    for nth in 1.. {
+        let server = replica().await;
+        assert_eq!(server.get(TAG).await.status, StatusCode::OK);
+        server.stop().await;
+        assert!(any("repositories/up!library!x") && any("images/up/library/x/_tags/1"));
+        let server = replica().await;
+        server.clock.advance(91 * DAY);
+        bucket.break_nth(nth, BucketFault::AccessDenied);
+        let _ = server.running.retire().await;
+        let has_broken = bucket.has_broken();
+        bucket.mend();
+        let (repository, manifest, tag) = (any("repositories/"), any("images/up/library/x/_manifests/"), any("images/up/library/x/_tags/"));
+        assert!((repository || !manifest) && (manifest || !tag), "{nth}: {:#?}", bucket.keys());
+        retire(&server).await;
+        assert!(!any("images/") && !any("repositories/"), "{nth}: {:#?}", bucket.keys());
+        server.stop().await;
+        if !has_broken {
+            assert!(nth > 10, "{nth}");
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_retired_where_that_is_not_wanted() {
+    let fake = FakeUpstream::start().await;
+    let image = fake.put_image("library/x", "1", &[]);
+    let server = Headpond::with(&fake, "", "limits: {retire_after: 0}").await;
+    server.get(TAG).await;
+    recorded(&server, "1", &image.digest).await;
+    server.clock.advance(1000 * DAY);
+    assert_eq!(retire(&server).await, NOTHING);
+}
