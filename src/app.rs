@@ -101,7 +101,7 @@ pub async fn start(config: Config, world: World) -> anyhow::Result<Running> {
     cache.keep_room(&metrics.eviction);
     cache.retire_behind();
     if let Some(bucket) = &store.bucket {
-        bucket::probe_behind(bucket, &tasks);
+        bucket::tend_behind(bucket, &tasks);
     }
 
     let readiness = Readiness::default();

@@ -25,6 +25,7 @@ mod retire;
 mod tag_records;
 mod tags;
 mod tags_list;
+mod unrecorded;
 mod view;
 mod vouch;
 
@@ -55,6 +56,7 @@ use fill::{Fills, Uploads};
 use memory::Memory;
 use origin::OriginKey;
 use replicas::Through;
+use unrecorded::Unrecorded;
 
 /// Limits of the cache; the configuration's `limits` name and default them.
 #[derive(Clone, Debug)]
@@ -109,6 +111,7 @@ pub struct Cache {
     tag_lists: Flights<OriginKey, Result<Arc<Vec<Tag>>, CacheError>>,
     referrer_lists: Flights<OriginDigest, Result<Arc<Vec<Referrer>>, CacheError>>,
     view_reads: Flights<RepositoryName, Result<Arc<RepositoryView>, CacheError>>,
+    unrecorded: Arc<Unrecorded>,
 }
 
 impl Cache {
@@ -121,7 +124,7 @@ impl Cache {
             tasks.spawn("uploads", uploads.clone().retry_pending());
             (bucket, uploads)
         });
-        Self {
+        let cache = Self {
             memory: Arc::new(Memory::new(&limits)),
             fills: Fills::new(store.blobs.clone(), bucket, limits.fills.clone(), tasks.clone()),
             through: Through::new(&tasks),
@@ -136,13 +139,18 @@ impl Cache {
             tag_lists: Flights::new(tasks.clone()),
             referrer_lists: Flights::new(tasks.clone()),
             view_reads: Flights::new(tasks.clone()),
+            unrecorded: Arc::default(),
             store,
             clock,
             tasks,
             limits: Arc::new(limits),
             pull_writes: Arc::new(Semaphore::new(pulled::CONCURRENT_WRITES)),
             upkeep_metrics: metrics.upkeep.clone(),
+        };
+        if cache.is_shared() {
+            cache.tasks.spawn("unrecorded tags", cache.clone().record_unrecorded());
         }
+        cache
     }
 
     /// Forgets what is in memory of a blob that is no longer in the store.

@@ -154,6 +154,9 @@ impl Store {
             return small::read_file(blob, max_bytes).await;
         }
         let Some(bucket) = &self.bucket else { return Ok(None) };
+        if let Some(bytes) = bucket.kept(digest) {
+            return Ok(Some(bytes));
+        }
         match bucket.read(digest, None).await? {
             Some(stream) => small::read_stream(stream, max_bytes).await,
             None => Ok(None),
@@ -167,7 +170,7 @@ impl Store {
     /// When the truth, bucket or disk, does not take it.
     pub async fn put_small(&self, digest: &Digest, bytes: Bytes) -> Result<(), StorageError> {
         if let Some(bucket) = &self.bucket {
-            bucket.put(digest, bytes.clone()).await?;
+            bucket.put_behind(digest, bytes.clone()).await?;
         }
         if !self.keeps_on_disk {
             return Ok(());

@@ -44,7 +44,9 @@ fn ca_bundle() -> anyhow::Result<Option<Vec<u8>>> {
     read.map(Some).with_context(|| format!("cannot read {}, which AWS_CA_BUNDLE names", Path::new(&path).display()))
 }
 
-/// Finds out behind the start what the bucket's conditional writes are worth.
-pub(super) fn probe_behind(bucket: &Bucket, tasks: &Tasks) {
+/// Behind the start: finds out what the bucket's conditional writes are worth, and sends what it did
+/// not take when it was to be written.
+pub(super) fn tend_behind(bucket: &Bucket, tasks: &Tasks) {
     tasks.spawn("bucket-preconditions", bucket.clone().find_out_preconditions());
+    tasks.spawn("bucket-later", bucket.clone().send_later());
 }

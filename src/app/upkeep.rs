@@ -4,6 +4,7 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 
@@ -15,6 +16,9 @@ use crate::storage::{Store, connect_control};
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::Metrics;
 use crate::upkeep::{Upkeep, UpkeepLimits, UpkeepParts};
+
+/// For a bucket to show what its conditional writes are worth.
+const PROBE_WAIT: Duration = Duration::from_secs(30);
 
 fn limits(limits: &Limits) -> UpkeepLimits {
     UpkeepLimits {
@@ -84,6 +88,10 @@ pub async fn offline(config: &Config) -> anyhow::Result<Upkeep> {
     std::fs::metadata(&config.storage.path).with_context(|| format!("there is no store at {}", config.storage.path.display()))?;
     let metrics = Metrics::new()?;
     let store = open_store(config, &World::default(), &metrics).await.context("run the command without --offline to ask the server")?;
+    if let Some(bucket) = &store.bucket {
+        // A collection needs to know; that one does not answer is told by the run.
+        let _ = tokio::time::timeout(PROBE_WAIT, bucket.clone().find_out_preconditions()).await;
+    }
     Ok(Upkeep::new(UpkeepParts {
         store,
         clock: Clock::system(),

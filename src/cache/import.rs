@@ -80,13 +80,11 @@ impl Cache {
         Ok((manifest, summary))
     }
 
-    /// Records a manifest in memory that could not be recorded when it came in.
-    pub(super) async fn record_manifest_again(&self, origin: &Origin, digest: &Digest) {
-        let Some(manifest) = self.memory.manifests.get(&(origin.key(), *digest)) else { return };
-        let Ok(summary) = ManifestSummary::parse(&manifest.bytes, Some(manifest.media_type.as_str())) else { return };
-        if let Err(error) = self.record_manifest(origin, &manifest, &summary).await {
-            self.not_recorded(origin, &error);
-        }
+    /// Records a manifest that is in memory.
+    pub(super) async fn record_known_manifest(&self, origin: &Origin, digest: &Digest) -> Result<(), StorageError> {
+        let Some(manifest) = self.memory.manifests.get(&(origin.key(), *digest)) else { return Ok(()) };
+        let Ok(summary) = ManifestSummary::parse(&manifest.bytes, Some(manifest.media_type.as_str())) else { return Ok(()) };
+        self.record_manifest(origin, &manifest, &summary).await
     }
 
     async fn record_manifest(&self, origin: &Origin, manifest: &CachedManifest, summary: &ManifestSummary) -> Result<(), StorageError> {
@@ -94,7 +92,7 @@ impl Cache {
         let links = futures::stream::iter(summary.blobs.clone()).map(|blob| async move {
             let link =
                 BlobLinkRecord { source: origin.source.to_string(), size_bytes: Some(blob.size_bytes), linked_at: self.now_seconds() };
-            self.store.records.write(&RecordKey::blob_link(&origin.repository, &blob.digest), &link).await
+            self.store.records.write_behind(&RecordKey::blob_link(&origin.repository, &blob.digest), &link).await
         });
         let links: Vec<_> = links.buffer_unordered(CONCURRENT_WRITES).collect().await;
         links.into_iter().collect::<Result<(), _>>()?;
@@ -107,7 +105,7 @@ impl Cache {
             artifact_type: summary.artifact_type.clone(),
             references: summary.blobs.iter().chain(&summary.manifests).map(|it| (it.digest, it.size_bytes)).collect(),
         };
-        self.store.records.write(&RecordKey::manifest(&origin.repository, &manifest.digest), &record).await?;
+        self.store.records.write_behind(&RecordKey::manifest(&origin.repository, &manifest.digest), &record).await?;
         self.record_repository(origin).await
     }
 }

@@ -71,7 +71,7 @@ impl Cache {
             needs_user: origin.needs_user,
             created_at: self.now_seconds(),
         };
-        self.store.records.write(&RecordKey::repository(&origin.repository), &record).await?;
+        self.store.records.write_behind(&RecordKey::repository(&origin.repository), &record).await?;
         self.memory.repositories.insert(origin.repository.clone(), KnownRepository { record, seen_at: self.clock.now() });
         Ok(())
     }

@@ -6,6 +6,9 @@
 //! only over the record that was there before upstream was asked: a replica whose answer took long
 //! cannot turn back what another one has written meanwhile. That upstream confirmed a tag is a record
 //! of its own, which counts only with the digest it names, and needs no such care.
+//!
+//! All of this is about tags of upstreams, which may be a little late. A tag that is pushed here has to be
+//! read from the store each time.
 
 use std::sync::Arc;
 
@@ -105,10 +108,14 @@ impl Cache {
     }
 
     /// A tag in memory, compared with the store: the one that counts, which is in memory then.
-    async fn compared(&self, origin: &Arc<Origin>, tag: &Tag, known: TagEntry) -> Option<TagEntry> {
+    pub(super) async fn compared(&self, origin: &Arc<Origin>, tag: &Tag, known: TagEntry) -> Option<TagEntry> {
         let seen_at = self.clock.now();
         let version = if let TagOrigin::Stored(version) = &known.origin { Some(version) } else { None };
         let counts = match (self.stored_tag(origin, tag, version).await, &known.origin) {
+            (StoredTag::Unknown, TagOrigin::Said { .. }) => {
+                self.unrecorded.add(origin, tag);
+                Some(TagEntry { seen_at, ..known.clone() })
+            }
             (StoredTag::Unchanged | StoredTag::Unknown, _) => Some(TagEntry { seen_at, ..known.clone() }),
             (StoredTag::Entry(stored), _) if stored.digest == known.digest => {
                 Some(TagEntry { validated_at: stored.validated_at.max(known.validated_at), ..stored })
@@ -192,7 +199,8 @@ impl Cache {
             gone_since: validated.and_then(|validated| validated.upstream_gone_since),
             failed: None,
             seen_at,
-            origin: TagOrigin::Stored(version),
+            // On disk nothing is compared.
+            origin: if self.is_shared() { TagOrigin::Stored(version) } else { TagOrigin::Said { over: None } },
         })
     }
 
@@ -240,8 +248,10 @@ impl Cache {
                 cache.record_tag(&origin, &tag, entry).await;
             } else if let Some(place) = entry.origin.place() {
                 cache.record_shared_tag(&origin, &tag, entry, place, on_conflict).await;
+            } else {
+                // The bucket did not say what is there. The tag is compared, and written, once it does.
+                cache.unrecorded.add(&origin, &tag);
             }
-            // Else the bucket did not say what is there. The tag is compared, and written, once it does.
         });
     }
 
@@ -249,7 +259,9 @@ impl Cache {
     fn record_again(&self, origin: &Arc<Origin>, tag: &Tag, entry: TagEntry, place: Expected) {
         let (cache, origin, tag) = (self.clone(), Arc::clone(origin), tag.clone());
         self.tasks.spawn_to_end("record a tag again", async move {
-            cache.record_manifest_again(&origin, &entry.digest).await;
+            if let Err(error) = cache.record_known_manifest(&origin, &entry.digest).await {
+                cache.not_recorded(&origin, &error);
+            }
             cache.record_shared_tag(&origin, &tag, entry, place, OnConflict::Forget).await;
         });
     }
@@ -286,7 +298,10 @@ impl Cache {
                     self.ask_again_behind(origin, tag);
                 }
             }
-            Err(error) => self.not_recorded(origin, &error),
+            Err(error) => {
+                self.not_recorded(origin, &error);
+                self.unrecorded.add(origin, tag);
+            }
         }
     }
 
@@ -327,7 +342,7 @@ impl Cache {
 
     /// Writes a tag's last validation: a hint, which counts only for the digest that it names.
     pub(super) async fn record_validation(&self, origin: &Origin, tag: &Tag, record: ValidatedRecord) {
-        if let Err(error) = self.store.records.write(&RecordKey::validated(&origin.repository, tag), &record).await {
+        if let Err(error) = self.store.records.write_behind(&RecordKey::validated(&origin.repository, tag), &record).await {
             self.not_recorded(origin, &error);
         }
     }

@@ -62,7 +62,8 @@ impl Cache {
         let link = BlobLinkRecord { source: origin.source.to_string(), size_bytes, linked_at: self.now_seconds() };
         let word = SourceBlobRecord { vouched_at: self.now_seconds() };
         let (link_key, word_key) = (RecordKey::blob_link(&origin.repository, &digest), RecordKey::source_blob(&origin.source, &digest));
-        let written = futures::future::try_join(self.store.records.write(&link_key, &link), self.store.records.write(&word_key, &word));
+        let records = &self.store.records;
+        let written = futures::future::try_join(records.write_behind(&link_key, &link), records.write_behind(&word_key, &word));
         if let Err(error) = written.await {
             self.not_recorded(origin, &error);
         }
@@ -91,6 +92,6 @@ impl Cache {
     /// A record could not be written: the content is served all the same, and fetched again later.
     pub(super) fn not_recorded(&self, origin: &Origin, error: &StorageError) {
         origin.metrics.all().storage_failed(error.operation());
-        tracing::warn!(repository = %origin.repository, %error, "a record was not kept; it will be fetched from upstream again");
+        tracing::warn!(repository = %origin.repository, %error, "a record was not kept; it is written later, or fetched from upstream again");
     }
 }

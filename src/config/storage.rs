@@ -115,14 +115,41 @@ fn validate_s3(raw: RawS3, directory: &Path, problems: &mut Problems) -> Option<
     let encryption = validate_encryption(raw.sse.as_ref(), raw.kms_key, problems);
     let endpoint = url(raw.endpoint, "storage.s3.endpoint", problems);
     let public_endpoint = url(raw.public_endpoint, "storage.s3.public_endpoint", problems);
-    let prefix = raw.prefix.map(|text| text.0.trim_matches('/').to_owned()).unwrap_or_default();
+    let prefix = validate_prefix(raw.prefix, problems);
     let region = raw.region.map(|text| text.0).or_else(|| has_endpoint.then(|| "us-east-1".to_owned()));
     let Some(Text(bucket)) = raw.bucket.filter(|text| !text.0.is_empty()) else {
         problems.add("storage.s3.bucket", "is missing", "the name of a bucket that exists");
         return None;
     };
-    let path_style = raw.path_style.unwrap_or(has_endpoint);
+    if !bucket.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b)) {
+        problems.add("storage.s3.bucket", "is not a bucket's name", "the name alone, such as cache; no s3://, no path, no ARN");
+    }
+    // A certificate for all buckets covers no dot.
+    let path_style = raw.path_style.unwrap_or(has_endpoint || bucket.contains('.'));
+    if !path_style && [&endpoint, &public_endpoint].into_iter().flatten().any(|url| has_ip_address(url)) {
+        problems.add("storage.s3.path_style", "is false, and no host name can begin an IP address", "leave it out, or name the server");
+    }
     Some(S3 { bucket, prefix, endpoint, public_endpoint, region, path_style, encryption, credentials })
+}
+
+fn validate_prefix(raw: Option<Text>, problems: &mut Problems) -> String {
+    let prefix = raw.map(|text| text.0.trim_matches('/').to_owned()).unwrap_or_default();
+    let is_part =
+        |part: &str| !matches!(part, "" | "." | "..") && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-+=@".contains(&b));
+    if !prefix.is_empty() && !prefix.split('/').all(is_part) {
+        problems.add(
+            "storage.s3.prefix",
+            "is not a path of plain names",
+            "letters, digits and ._-+=@ between single slashes, such as prod/cache",
+        );
+    }
+    prefix
+}
+
+fn has_ip_address(url: &str) -> bool {
+    let host = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let host = host.split('/').next().unwrap_or_default();
+    host.starts_with('[') || host.split(':').next().is_some_and(|host| host.parse::<std::net::Ipv4Addr>().is_ok())
 }
 
 fn validate_credentials(

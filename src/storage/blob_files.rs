@@ -93,10 +93,7 @@ impl BlobFiles {
         self.room.removed(digest);
         match self.disk.remove(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StorageError::file("remove", &path, error)),
-            Ok(()) | Err(_) => {
-                self.room.removed(digest);
-                Ok(())
-            }
+            Ok(()) | Err(_) => Ok(()),
         }
     }
 

@@ -10,6 +10,7 @@ mod credentials;
 mod failure;
 mod guard;
 mod guarded;
+mod later;
 mod presign;
 mod probe;
 mod routed;
@@ -28,6 +29,7 @@ use tokio_util::task::TaskTracker;
 
 pub use client::{BucketEncryption, BucketSettings};
 pub(super) use failure::Unavailable;
+pub(super) use later::Later;
 pub use upload::BucketUpload;
 
 use super::{KnownPreconditions, Records, StorageError, layout};
@@ -36,6 +38,9 @@ use crate::telemetry::metrics::BucketMetrics;
 use guard::Guard;
 use guarded::Guarded;
 use presign::Presigner;
+
+/// Below this a call is not slow, whatever the limits say.
+const MIN_SLOW: Duration = Duration::from_secs(1);
 
 /// How a bucket is reached.
 #[derive(Clone)]
@@ -89,6 +94,8 @@ pub struct Bucket {
     presigner: Option<Presigner>,
     preconditions: KnownPreconditions,
     metrics: BucketMetrics,
+    guard: Guard,
+    later: Arc<Later>,
     /// Owns what gives up uploads that were dropped.
     aborts: TaskTracker,
 }
@@ -110,16 +117,28 @@ impl Bucket {
     #[must_use]
     pub fn new(client: BucketClient) -> Self {
         let attempts = u32::try_from(client.limits.attempts.max(1)).unwrap_or(u32::MAX);
-        let guard = Guard::new(client.limits.timeout / attempts, client.metrics.clone());
-        let objects = Arc::new(Guarded::new(client.objects, guard, client.limits.timeout));
+        let slow_after = (client.limits.timeout / attempts).max(MIN_SLOW);
+        let guard = Guard::new(slow_after, client.metrics.clone());
+        let objects: Arc<dyn ObjectStore> = Arc::new(Guarded::new(client.objects, guard.clone(), client.limits.timeout));
+        let later = Arc::new(Later::new(Arc::clone(&objects), guard.clone()));
         let (preconditions, aborts) = (KnownPreconditions::default(), TaskTracker::new());
-        Self { objects, presigner: client.presigner, preconditions, metrics: client.metrics, aborts }
+        Self { objects, presigner: client.presigner, preconditions, metrics: client.metrics, guard, later, aborts }
     }
 
     /// The records beside the blobs.
     #[must_use]
     pub fn records(&self) -> Records {
-        Records::in_bucket(Arc::clone(&self.objects), self.preconditions.clone())
+        Records::in_bucket(Arc::clone(&self.objects), self.preconditions.clone()).with_later(Arc::clone(&self.later))
+    }
+
+    /// Waits until a bucket that did not answer does.
+    pub async fn answers_again(&self) {
+        self.guard.answers_again().await;
+    }
+
+    /// Sends, for as long as it runs, what the bucket did not take when it was to be written behind.
+    pub async fn send_later(self) {
+        self.later.run().await;
     }
 
     pub(super) fn objects(&self) -> &dyn ObjectStore {
@@ -164,6 +183,21 @@ impl Bucket {
         let key = layout::blob(digest);
         let put = self.objects.put(&key, PutPayload::from_bytes(bytes)).await;
         put.map(|_| ()).map_err(|error| StorageError::object(&key, error))
+    }
+
+    /// The same for one that can be had again: kept in memory while the bucket does not answer.
+    ///
+    /// # Errors
+    /// When the bucket does not take it, or too much is kept.
+    pub async fn put_behind(&self, digest: &Digest, bytes: Bytes) -> Result<(), StorageError> {
+        let key = layout::blob(digest);
+        self.later.put(&key, bytes).await.map_err(|error| StorageError::object(&key, error))
+    }
+
+    /// A small blob that the bucket has not taken yet.
+    #[must_use]
+    pub fn kept(&self, digest: &Digest) -> Option<Bytes> {
+        self.later.get(&layout::blob(digest))
     }
 
     /// A URL under which clients get a blob for a while, but no longer than the bucket's credentials

@@ -162,6 +162,15 @@ impl Index {
         self.take(slot)
     }
 
+    /// Puts what was taken out back, as the least recently used blob.
+    pub(super) fn put_back(&mut self, blob: &Taken) {
+        self.insert(&blob.digest, blob.disk_bytes, blob.used_ms);
+        if let Some(slot) = self.find(&blob.digest).filter(|slot| self.slots.list(*slot) == List::Ordered) {
+            self.slots.unlink(slot);
+            self.slots.push_oldest(slot, List::Ordered);
+        }
+    }
+
     /// Adds a blob that the walk found, unless it is known. Returns what the walk gives back to
     /// [`Index::settle`].
     pub(super) fn seen(&mut self, digest: &Digest, disk_bytes: u64, modified_ms: u64, length_bytes: u64) -> Option<Waiting> {

@@ -12,6 +12,7 @@ use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutPayload};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::bucket::Later;
 use super::preconditions::{KnownPreconditions, Preconditions};
 use super::versions::Locks;
 use super::{GcMarkRecord, StorageError, layout};
@@ -228,6 +229,8 @@ pub struct Records {
     pub(super) store: Arc<dyn ObjectStore>,
     pub(super) preconditions: KnownPreconditions,
     pub(super) is_bucket: bool,
+    /// For records of a bucket that are written behind.
+    pub(super) later: Option<Arc<Later>>,
     pub(super) locks: Arc<Locks>,
 }
 
@@ -235,13 +238,19 @@ impl Records {
     /// Records in a store that this process alone writes to.
     #[must_use]
     pub fn new(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store, preconditions: KnownPreconditions::of(Preconditions::NONE), is_bucket: false, locks: Arc::default() }
+        Self { store, preconditions: KnownPreconditions::of(Preconditions::NONE), is_bucket: false, later: None, locks: Arc::default() }
     }
 
     /// Records in a bucket that other processes write to as well.
     #[must_use]
     pub fn in_bucket(store: Arc<dyn ObjectStore>, preconditions: KnownPreconditions) -> Self {
-        Self { store, preconditions, is_bucket: true, locks: Arc::default() }
+        Self { store, preconditions, is_bucket: true, later: None, locks: Arc::default() }
+    }
+
+    /// Keeps what is written behind, while the bucket does not answer.
+    #[must_use]
+    pub(super) fn with_later(self, later: Arc<Later>) -> Self {
+        Self { later: Some(later), ..self }
     }
 
     /// Reads a record. `None` if it is not there, or not of its form (which is logged).
@@ -262,6 +271,18 @@ impl Records {
         let _lock = self.write_lock(&key.key).await;
         let put = self.store.put(&key.key, PutPayload::from(json)).await;
         put.map(|_| ()).map_err(|error| StorageError::object(&key.key, error))
+    }
+
+    /// Writes a record that can be made again: where a bucket does not answer it is kept in memory, read
+    /// from there, and written once the bucket does.
+    ///
+    /// # Errors
+    /// When the store cannot.
+    pub async fn write_behind<R: Serialize>(&self, key: &RecordKey<R>, record: &R) -> Result<(), StorageError> {
+        let Some(later) = &self.later else { return self.write(key, record).await };
+        let json = Self::json(key, record)?;
+        let _lock = self.write_lock(&key.key).await;
+        later.put(&key.key, json.into()).await.map_err(|error| StorageError::object(&key.key, error))
     }
 
     /// A record as it is stored.

@@ -260,27 +260,33 @@ impl Room {
             if taken.is_empty() {
                 break;
             }
-            let mut failed = false;
-            for blob in taken {
-                let path = self.shared.layout.blob_file(&blob.digest);
-                match self.shared.disk.remove(&path) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        tracing::warn!(path = %path.display(), %error, "a blob could not be evicted");
-                        self.books().stays(&blob, self.now_ms());
-                        failed = true;
-                    }
-                    Ok(()) | Err(_) => {
-                        self.books().is_gone(&blob);
-                        freed_bytes += blob.disk_bytes;
-                        self.count_evicted(blob.disk_bytes, blob.used_ms);
-                    }
+            let mut left = taken.into_iter();
+            let failed = left.by_ref().find(|blob| {
+                let is_removed = self.remove_file(&blob.digest);
+                if is_removed {
+                    self.books().is_gone(blob);
+                    freed_bytes += blob.disk_bytes;
+                    self.count_evicted(blob.disk_bytes, blob.used_ms);
                 }
-            }
-            if failed {
+                !is_removed
+            });
+            if let Some(failed) = failed {
+                self.books().stay(&failed, left.as_slice(), self.now_ms());
                 break;
             }
         }
         freed_bytes
+    }
+
+    fn remove_file(&self, digest: &Digest) -> bool {
+        let path = self.shared.layout.blob_file(digest);
+        match self.shared.disk.remove(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), %error, "a blob could not be evicted");
+                false
+            }
+            Ok(()) | Err(_) => true,
+        }
     }
 
     fn count_evicted(&self, disk_bytes: u64, used_ms: u64) {

@@ -117,6 +117,7 @@ impl Drop for StagedBlob {
         if !self.committed
             && let Err(error) = self.disk.remove(&self.path)
         {
+            self.room.stays(file_disk_bytes(&self.file));
             tracing::warn!(path = %self.path.display(), %error, "a staged blob could not be removed; it will be at the next start");
         }
     }

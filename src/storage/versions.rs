@@ -217,6 +217,9 @@ impl Records {
     }
 
     async fn delete_key(&self, key: &Key) -> Result<(), StorageError> {
+        if let Some(later) = &self.later {
+            later.forget(key);
+        }
         match self.store.delete(key).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(StorageError::object(key, error)),
@@ -225,6 +228,9 @@ impl Records {
 
     /// What is in a record's place.
     pub(super) async fn bytes(&self, key: &Key, options: GetOptions) -> Result<Option<RecordBytes>, StorageError> {
+        if let Some(bytes) = self.later.as_ref().and_then(|later| later.get(key)) {
+            return Ok(Some(RecordBytes { bytes, e_tag: None }));
+        }
         let found = match self.store.get_opts(key, options).await {
             Ok(found) => found,
             Err(object_store::Error::NotFound { .. }) => return Ok(None),

@@ -10,6 +10,10 @@ use super::run::Teller;
 use super::scrub::{Scrub, ScrubOptions};
 use super::{Upkeep, unless_ended};
 
+/// The first run comes after this share of the interval: a server that is restarted every day has its
+/// runs, too.
+const FIRST_SHARE: u32 = 10;
+
 impl Upkeep {
     /// Scrubs the disk now and then. A bucket is not read by itself: that costs money.
     pub fn scrub_in_the_background(&self) {
@@ -18,8 +22,9 @@ impl Upkeep {
             return;
         }
         self.parts.tasks.spawn("scrub in the background", async move {
+            let mut wait = interval / FIRST_SHARE;
             loop {
-                tokio::time::sleep(jittered(interval)).await;
+                tokio::time::sleep(jittered(std::mem::replace(&mut wait, interval))).await;
                 // A command's run does as well.
                 let Some((place, ended)) = upkeep.scrubs.take_for_background() else { continue };
                 let scrub = Scrub::new(Arc::clone(&upkeep.parts), ScrubOptions::default(), Teller::silent());
@@ -36,8 +41,9 @@ impl Upkeep {
             return;
         }
         self.parts.tasks.spawn("gc in the background", async move {
+            let mut wait = interval / FIRST_SHARE;
             loop {
-                tokio::time::sleep(jittered(interval)).await;
+                tokio::time::sleep(jittered(std::mem::replace(&mut wait, interval))).await;
                 let Some((place, ended)) = upkeep.collections.take_for_background() else { continue };
                 let gc = Gc::new(Arc::clone(&upkeep.parts), GcOptions::default(), Teller::silent());
                 unless_ended(&ended, async { drop(gc.run().await) }).await;

@@ -18,6 +18,9 @@ use crate::storage::{
 /// How old a record is before it counts as wrong.
 const MEND_AFTER: Duration = Duration::from_secs(60 * 60);
 
+/// Repositories that are named for a blob.
+const MAX_NAMED: usize = 5;
+
 /// A record under scrutiny.
 struct Suspect<'a> {
     wrong: Wrong,
@@ -47,6 +50,21 @@ impl Scrub {
             self.teller.progress(&self.report);
         }
         Ok(())
+    }
+
+    /// Some of the repositories that refer to a blob, for whoever has to push it again. Only keys are
+    /// listed.
+    pub(super) async fn referring_to(&self, digest: &Digest) -> Result<Vec<String>, StorageError> {
+        let (mut names, mut walk) = (Vec::new(), self.parts.store.records.walk());
+        while let Some(contents) = walk.next().await? {
+            if contents.links.iter().chain(&contents.manifests).any(|listed| listed.item == *digest) {
+                names.push(contents.name.to_string());
+                if names.len() >= MAX_NAMED {
+                    break;
+                }
+            }
+        }
+        Ok(names)
     }
 
     async fn repository(&mut self, contents: &RepositoryContents) -> Result<(), StorageError> {
@@ -184,6 +202,7 @@ impl Scrub {
         let (repository, words) = (suspect.repository, suspect.wrong.as_words());
         let outcome = if suspect.is_hosted {
             self.report.damaged_hosted_records += 1;
+            self.parts.metrics.found_rotten(true);
             tracing::error!(%repository, digest = ?suspect.digest, tag = suspect.tag, detail = suspect.detail, "HOSTED content is damaged: {words}");
             Outcome::Hosted
         } else if self.parts.store.records.delete_if(key, version).await?.is_ok() {

@@ -19,6 +19,9 @@ use super::run::Teller;
 use crate::oci::Digest;
 use crate::storage::{BlobCheck, Inventory, StorageError, StoredBlob, unix_seconds};
 
+/// Rotten hosted blobs whose repositories are looked for.
+const MAX_NAMED: u64 = 10;
+
 /// How a scrub is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -167,8 +170,13 @@ impl Scrub {
     async fn hosted_is_rotten(&mut self, digest: &Digest, detail: String) {
         self.report.rotten_hosted += 1;
         self.parts.metrics.found_rotten(true);
-        tracing::error!(%digest, detail, "a HOSTED blob has rotted, and nobody else has it: restore it from a backup or push it again");
-        self.found(Outcome::Hosted, digest, detail).await;
+        // Where everything rots, looking for names would take longer than the scrub.
+        let names = if self.report.rotten_hosted <= MAX_NAMED { self.referring_to(digest).await.unwrap_or_default() } else { Vec::new() };
+        let repositories = names.join(", ");
+        tracing::error!(%digest, repositories, detail, "a HOSTED blob has rotted: restore it from a backup, or push it again");
+        let repository = Some(repositories).filter(|names| !names.is_empty());
+        let (wrong, outcome) = (Wrong::RottenBlob, Outcome::Hosted);
+        self.teller.found(Finding { wrong, outcome, digest: Some(*digest), repository, tag: None, detail }).await;
     }
 
     async fn not_mended(&mut self, digest: &Digest, detail: String) {

@@ -1,5 +1,6 @@
 //! A bucket as the truth: what comes in goes there, and comes from there.
 
+mod faults;
 mod fills;
 mod gone;
 mod redirect;

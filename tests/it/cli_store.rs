@@ -3,12 +3,14 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use headpond::oci::Digest;
+use headpond::storage::{Store, StoreParts};
 use serde_json::Value;
 
 use crate::fake_upstream::FakeUpstream;
 use crate::headpond::Headpond;
 use crate::hosted::Pushed;
-use crate::scrub::{blob_file, directory_with_hosted_image, flip_a_byte};
+use crate::scrub::{blob_file, directory_with_hosted_image, flip_a_byte, store_of};
 
 fn headpond(directory: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_headpond"));
@@ -94,4 +96,35 @@ async fn offline_beside_a_server_is_refused() {
     assert_eq!(output.status.code(), Some(2));
     let said = stderr(&output);
     assert!(said.contains("without --offline") && said.contains("in use by another process"), "{said}");
+}
+
+#[tokio::test]
+async fn gc_tells_what_would_go_and_then_removes_it() {
+    let (directory, pushed) = directory_with_hosted_image().await;
+    let store = Store::open(StoreParts::directory(&store_of(directory.path()))).unwrap();
+    store.blobs.put(&Digest::of(b"garbage"), b"garbage").unwrap();
+    drop(store);
+    let garbage = blob_file(directory.path(), &Digest::of(b"garbage"));
+    let output = run(directory.path(), &["gc", "--offline", "--dry-run", "--grace", "0"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let said = stdout(&output);
+    assert!(said.contains(&format!("{} 7 B would be marked", Digest::of(b"garbage"))) && said.contains("1 would be marked"), "{said}");
+    assert!(garbage.exists());
+    let output = run(directory.path(), &["gc", "--offline", "--grace", "0", "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let report: Value = serde_json::from_str(stdout(&output)).unwrap();
+    assert_eq!((report["deleted"].as_u64(), report["deleted_bytes"].as_u64()), (Some(1), Some(7)));
+    assert!(!garbage.exists() && blob_file(directory.path(), &pushed.layers[0]).exists());
+}
+
+#[tokio::test]
+async fn gc_through_the_server_keeps_what_is_young() {
+    let (directory, _) = directory_with_hosted_image().await;
+    let fake = FakeUpstream::start().await;
+    let server = Headpond::in_directory(&fake, "", "", directory, Default::default()).await;
+    let output = run_beside(&server, &["gc"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stdout(&output).contains("2 blobs") && stdout(&output).contains("0 deleted"), "{}", stdout(&output));
+    let output = run_beside(&server, &["gc", "--grace", "soon"]).await;
+    assert_eq!(output.status.code(), Some(2));
 }

@@ -190,6 +190,18 @@ fn storage_in_a_bucket_is_read() {
 }
 
 #[test]
+fn a_bucket_goes_into_the_path_where_no_host_name_has_it() {
+    for (s3, path_style) in [
+        ("{bucket: b}", false),
+        ("{bucket: b.c}", true),
+        ("{bucket: b, endpoint: 'http://s3.local'}", true),
+        ("{bucket: b, endpoint: 'https://s3.example.com', path_style: false}", false),
+    ] {
+        assert_eq!(parse(&format!("storage: {{s3: {s3}}}")).storage.s3.unwrap().path_style, path_style, "{s3}");
+    }
+}
+
+#[test]
 fn storage_that_cannot_be_is_refused() {
     for (text, path) in [
         ("storage: {max_size: 0}", "storage.max_size"),
@@ -202,6 +214,15 @@ fn storage_that_cannot_be_is_refused() {
         ("storage: {s3: {bucket: b, public_endpoint: 'http://u:p@x'}}", "storage.s3.public_endpoint"),
         ("storage: {s3: {bucket: b, access_key: 'file:/dev/null'}}", "storage.s3.access_key"),
         ("storage: {s3: {bucket: b, kms_key: k}}", "storage.s3.kms_key"),
+        ("storage: {s3: {bucket: 's3://b'}}", "storage.s3.bucket"),
+        ("storage: {s3: {bucket: b/c}}", "storage.s3.bucket"),
+        ("storage: {s3: {bucket: b, prefix: a//b}}", "storage.s3.prefix"),
+        ("storage: {s3: {bucket: b, prefix: ../b}}", "storage.s3.prefix"),
+        ("storage: {s3: {bucket: b, path_style: false, endpoint: 'http://127.0.0.1:9000'}}", "storage.s3.path_style"),
+        (
+            "storage: {s3: {bucket: b, path_style: false, endpoint: 'http://s3.local', public_endpoint: 'http://[::1]'}}",
+            "storage.s3.path_style",
+        ),
     ] {
         assert!(paths(text).iter().any(|found| found == path), "{text}: {:?}", paths(text));
     }

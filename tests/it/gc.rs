@@ -12,9 +12,10 @@ use bytes::Bytes;
 use headpond::clock::Clock;
 use headpond::oci::{Digest, RepositoryName};
 use headpond::storage::{
-    BlobLinkRecord, BucketClient, GcState, KnownPreconditions, Preconditions, Presence, RecordKey, Records, SourceBlobRecord, Store,
-    StoreParts, Support,
+    BlobLinkRecord, BucketClient, BucketLimits, GcState, KnownPreconditions, Preconditions, Presence, RecordKey, Records, SourceBlobRecord,
+    Store, StoreParts,
 };
+use headpond::telemetry::metrics::Metrics;
 use headpond::upkeep::GcOptions;
 use headpond::upkeep::report::{Event, GcReport, UnneededState};
 use object_store::memory::InMemory;
@@ -39,19 +40,18 @@ struct World {
 }
 
 impl World {
-    fn on_disk() -> Self {
+    async fn on_disk() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(StoreParts::directory(&store_of(directory.path()))).unwrap();
         Self { store: Arc::new(store), clock: Clock::system(), directory }
     }
 
-    fn in_a_bucket() -> Self {
+    async fn in_a_bucket() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let objects = Arc::new(InMemory::new());
-        let client = BucketClient { objects: objects.clone(), signer: None, prefix: "".into() };
-        let mut store = Store::open(StoreParts { bucket: Some(client), ..StoreParts::directory(&store_of(directory.path())) }).unwrap();
-        let honoured = Preconditions { create: Support::Honoured, update: Support::Honoured, complete: Support::Ignored };
-        store.records = Records::in_bucket(objects, KnownPreconditions::of(honoured));
+        let limits = BucketLimits { timeout: Duration::from_secs(10), attempts: 3 };
+        let client = BucketClient::over(Arc::new(InMemory::new()), limits, Metrics::new().unwrap().bucket.clone());
+        let store = Store::open(StoreParts { bucket: Some(client), ..StoreParts::directory(&store_of(directory.path())) }).unwrap();
+        store.bucket.clone().unwrap().find_out_preconditions().await;
         Self { store: Arc::new(store), clock: Clock::system(), directory }
     }
 
@@ -90,10 +90,10 @@ impl World {
 macro_rules! over_both {
     ($($test:ident),+ $(,)?) => {
         mod disk {
-            $(#[tokio::test] async fn $test() { super::$test(super::World::on_disk()).await; })+
+            $(#[tokio::test] async fn $test() { super::$test(super::World::on_disk().await).await; })+
         }
         mod bucket {
-            $(#[tokio::test] async fn $test() { super::$test(super::World::in_a_bucket()).await; })+
+            $(#[tokio::test] async fn $test() { super::$test(super::World::in_a_bucket().await).await; })+
         }
     };
 }
@@ -262,7 +262,7 @@ fn files(directory: &Path, found: &mut BTreeMap<String, Vec<u8>>) {
 
 #[tokio::test]
 async fn a_dry_run_tells_what_would_go_and_changes_nothing() {
-    let world = World::on_disk();
+    let world = World::on_disk().await;
     let (due, new) = (world.orphan(1).await, world.orphan(2).await);
     let hosted = world.hosted("team/app").await;
     hosted.commit(&pseudo_random(3, 1000)).await;
@@ -292,7 +292,7 @@ async fn a_dry_run_tells_what_would_go_and_changes_nothing() {
 
 #[tokio::test]
 async fn a_bucket_without_conditional_writes_is_not_collected() {
-    let mut world = World::in_a_bucket();
+    let mut world = World::in_a_bucket().await;
     let ignored = KnownPreconditions::of(Preconditions::NONE);
     Arc::get_mut(&mut world.store).unwrap().records = Records::in_bucket(Arc::new(InMemory::new()), ignored);
     let run = upkeep_of(Arc::clone(&world.store), &world.clock).gc(NOW).await.unwrap();
@@ -302,7 +302,7 @@ async fn a_bucket_without_conditional_writes_is_not_collected() {
 
 #[tokio::test]
 async fn a_blob_that_was_used_lately_is_young() {
-    let world = World::on_disk();
+    let world = World::on_disk().await;
     let orphan = world.orphan(1).await;
     world.clock.advance(GRACE);
     let file = crate::scrub::blob_file(world.directory.path(), &orphan);
@@ -317,7 +317,7 @@ fn orphan_bytes(seed: u64) -> Bytes {
 
 #[tokio::test]
 async fn presence_of_a_blob_without_a_mark_is_kept() {
-    let world = World::on_disk();
+    let world = World::on_disk().await;
     let marks = world.store.gc_marks(&world.clock);
     assert_eq!(marks.keep(&Digest::of(b"x")).await.unwrap(), Presence::Kept);
     assert!(marks.until_deleted(&Digest::of(b"x")).await.unwrap());

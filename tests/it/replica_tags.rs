@@ -276,3 +276,29 @@ async fn repository_that_another_replica_made_private_is_so_here_when_its_rule_i
     assert_eq!(orphan.get(TAG).await.status, StatusCode::NOT_FOUND, "a bucket that is away opens nothing");
     drop(one);
 }
+
+/// The calls of a revalidation fail one after the other, until there is none left to fail.
+#[tokio::test(flavor = "multi_thread")]
+async fn revalidation_holds_whichever_call_of_the_bucket_fails() {
+    let (fake, bucket) = (FakeUpstream::start().await, FakeBucket::start().await);
+    fake.put_image("library/x", "1", &[]);
+    for nth in 1.. {
+        let server = replica(&fake, &bucket, "").await;
+        server.get(TAG).await;
+        server.clock.advance(DAY);
+        let moved = fake.put_image("library/x", "1", &[nth.to_string().into()]);
+        bucket.break_nth(nth, BucketFault::AccessDenied);
+        assert_eq!(server.get(TAG).await.digest(), moved.digest, "{nth}");
+        server.stop().await;
+        let has_broken = bucket.has_broken();
+        bucket.mend();
+        let other = replica(&fake, &bucket, "").await;
+        assert_eq!(other.get(TAG).await.digest(), moved.digest, "{nth}");
+        other.stop().await;
+        assert!(says(&bucket, TAG_KEY, &moved.digest), "{nth}");
+        if !has_broken {
+            assert!(nth > 5, "{nth}");
+            return;
+        }
+    }
+}

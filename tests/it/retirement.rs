@@ -10,7 +10,7 @@ use reqwest::StatusCode;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::fake_bucket::FakeBucket;
+use crate::fake_bucket::{FakeBucket, Fault as BucketFault};
 use crate::fake_upstream::{FakeUpstream, Image};
 use crate::headpond::{Headpond, configuration};
 
@@ -218,6 +218,39 @@ async fn replicas_may_retire_the_same_at_the_same_time() {
     assert_eq!(other.get(TAG).await.digest(), image.digest);
     assert_eq!(fake.manifest_gets(), 1, "what was in memory is compared with the bucket");
     wait_for(|| bucket.file("repositories/up!library!x").exists()).await;
+}
+
+/// The calls of a retirement fail one after the other, until there is none left to fail.
+#[tokio::test(flavor = "multi_thread")]
+async fn retirement_that_is_broken_off_at_any_call_leaves_nothing_wrong_and_the_next_one_ends_it() {
+    let (fake, bucket) = (FakeUpstream::start().await, FakeBucket::start().await);
+    let replica = async || {
+        let text = configuration(&fake.url(), "", "").replace("path: headpond-data", &format!("path: headpond-data, s3: {}", bucket.s3()));
+        Headpond::of(&fake, &text, TempDir::new().unwrap(), World::default()).await
+    };
+    fake.put_image("library/x", "1", &[]);
+    let any = |start: &str| bucket.keys().iter().any(|key| key.starts_with(start));
+    for nth in 1.. {
+        let server = replica().await;
+        assert_eq!(server.get(TAG).await.status, StatusCode::OK);
+        server.stop().await;
+        assert!(any("repositories/up!library!x") && any("images/up/library/x/_tags/1"));
+        let server = replica().await;
+        server.clock.advance(91 * DAY);
+        bucket.break_nth(nth, BucketFault::AccessDenied);
+        let _ = server.running.retire().await;
+        let has_broken = bucket.has_broken();
+        bucket.mend();
+        let (repository, manifest, tag) = (any("repositories/"), any("images/up/library/x/_manifests/"), any("images/up/library/x/_tags/"));
+        assert!((repository || !manifest) && (manifest || !tag), "{nth}: {:#?}", bucket.keys());
+        retire(&server).await;
+        assert!(!any("images/") && !any("repositories/"), "{nth}: {:#?}", bucket.keys());
+        server.stop().await;
+        if !has_broken {
+            assert!(nth > 10, "{nth}");
+            return;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -181,6 +181,7 @@ async fn a_flipped_byte_in_a_hosted_blob_is_reported_and_the_blob_stays() {
     assert!(findings.iter().all(|finding| finding.outcome == Outcome::Hosted), "{findings:?}");
     assert_eq!((report.rotten_hosted, report.rotten_cached), (2, 0));
     assert!(report.needs_somebody());
+    assert!(findings.iter().all(|finding| finding.repository.as_deref() == Some("team/app")), "{findings:?}");
     for digest in [&pushed.layers[0], &pushed.manifest] {
         assert!(blob_file(server.directory.path(), digest).exists());
     }

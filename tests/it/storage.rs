@@ -2,6 +2,7 @@
 
 mod blob_files;
 pub(crate) mod contract;
+mod guard;
 mod kinds;
 mod leftovers;
 mod listing;

@@ -245,7 +245,7 @@ impl Uploads {
             if is_idle {
                 self.shared.retry.notified().await;
             }
-            tokio::time::sleep(pause).await;
+            let _ = tokio::time::timeout(pause, self.shared.bucket.answers_again()).await;
         }
     }
 

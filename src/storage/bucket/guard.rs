@@ -26,6 +26,8 @@ struct Shared {
     state: Mutex<State>,
     /// Wakes those who wait for a bucket that turned out to hang.
     hung: Notify,
+    /// Wakes those who have something for a bucket that was gone.
+    answers_again: Notify,
     /// After which a call is taken for one that hangs.
     slow_after: Duration,
     metrics: BucketMetrics,
@@ -52,7 +54,9 @@ pub(super) struct Call {
 impl Guard {
     pub(super) fn new(slow_after: Duration, metrics: BucketMetrics) -> Self {
         let state = State { circuit: Circuit::new(COOLDOWN.0, COOLDOWN.1), cause: Arc::from("") };
-        Self { shared: Arc::new(Shared { state: Mutex::new(state), hung: Notify::new(), slow_after, metrics }) }
+        Self {
+            shared: Arc::new(Shared { state: Mutex::new(state), hung: Notify::new(), answers_again: Notify::new(), slow_after, metrics }),
+        }
     }
 
     /// Makes a call, unless the bucket is known not to answer.
@@ -70,6 +74,11 @@ impl Guard {
         self.shared.metrics.requested(call.operation, result, Some(began.elapsed()));
         admitted.end(&outcome, result);
         outcome
+    }
+
+    /// Waits until a bucket that did not answer does.
+    pub(super) async fn answers_again(&self) {
+        self.shared.answers_again.notified().await;
     }
 
     fn admit(&self, now: Instant) -> Result<Admitted<'_>, Unavailable> {
@@ -100,6 +109,7 @@ impl Shared {
                 "the bucket does not answer; what is on disk and upstream is served without it, and it is asked again from time to time"
             ),
             Change::Closed(gone_for) => {
+                self.answers_again.notify_waiters();
                 tracing::info!(gone_for_ms = u64::try_from(gone_for.as_millis()).unwrap_or(u64::MAX), "the bucket answers again");
             }
         }

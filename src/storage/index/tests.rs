@@ -45,6 +45,7 @@ enum Step {
     Unpin(u64),
     Remove(u64),
     TakeOldest,
+    PutBack,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -56,6 +57,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => number.clone().prop_map(Step::Unpin),
         2 => number.prop_map(Step::Remove),
         2 => Just(Step::TakeOldest),
+        1 => Just(Step::PutBack),
     ]
 }
 
@@ -97,6 +99,10 @@ proptest! {
                 Step::TakeOldest => {
                     let oldest = (!model.ordered.is_empty()).then(|| model.ordered.remove(0));
                     prop_assert_eq!(index.take_oldest().map(|taken| (taken.digest, taken.disk_bytes)), oldest);
+                }
+                Step::PutBack => {
+                    let oldest = index.take_oldest();
+                    oldest.iter().for_each(|taken| index.put_back(taken));
                 }
             }
             prop_assert_eq!(index.len(), model.ordered.len() + model.pinned.len());

@@ -137,6 +137,11 @@ impl Books {
         self.reserved_bytes += unclaimed_bytes;
     }
 
+    /// Something takes room for as long as this process lives.
+    pub(super) const fn add_reserved(&mut self, bytes: u64) {
+        self.reserved_bytes += bytes;
+    }
+
     /// Gives a claim back; of it, `promised_bytes` were not allocated.
     pub(super) const fn give_back(&mut self, claimed_bytes: u64, promised_bytes: u64) {
         self.reserved_bytes = self.reserved_bytes.saturating_sub(claimed_bytes);
@@ -176,10 +181,15 @@ impl Books {
         self.leaving_bytes = self.leaving_bytes.saturating_sub(blob.disk_bytes);
     }
 
-    /// A blob that was taken out is still there, and not to be tried again soon.
-    pub(super) fn stays(&mut self, blob: &Taken, now_ms: u64) {
-        self.is_gone(blob);
-        self.index.insert(&blob.digest, blob.disk_bytes, now_ms);
+    /// Blobs that were taken out are still there: one that does not go, which is not tried again soon, and
+    /// those that were to go after it.
+    pub(super) fn stay(&mut self, failed: &Taken, untried: &[Taken], now_ms: u64) {
+        for blob in untried.iter().rev() {
+            self.is_gone(blob);
+            self.index.put_back(blob);
+        }
+        self.is_gone(failed);
+        self.index.insert(&failed.digest, failed.disk_bytes, now_ms);
     }
 
     pub(super) const fn promised_bytes(&self) -> u64 {

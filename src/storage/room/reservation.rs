@@ -71,6 +71,13 @@ impl Reservation {
         books.other_changed(directory_bytes, 0);
     }
 
+    /// The file cannot be removed: what it has stays counted.
+    pub(in crate::storage) fn stays(&self, disk_bytes: u64) {
+        let mut books = self.room.books();
+        self.empty(&mut books);
+        books.add_reserved(disk_bytes);
+    }
+
     fn empty(&self, books: &mut super::Books) {
         books.give_back(self.claimed_bytes.swap(0, Ordering::AcqRel), self.promised_bytes.swap(0, Ordering::AcqRel));
     }

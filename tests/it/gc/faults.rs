@@ -13,7 +13,7 @@ const ABANDONED: Duration = Duration::from_secs(11 * 60);
 
 #[tokio::test]
 async fn a_collection_that_is_cut_off_is_completed_by_the_next_ones() {
-    let world = World::on_disk();
+    let world = World::on_disk().await;
     let mut orphans = Vec::new();
     for seed in 0..600 {
         orphans.push(world.orphan(seed).await);
@@ -46,7 +46,7 @@ async fn a_collection_that_is_cut_off_is_completed_by_the_next_ones() {
 
 /// A hosted image, a cached one, a link that nobody needs, and two blobs that nothing refers to.
 async fn store_with_garbage() -> (TempDir, Vec<Digest>, Vec<Digest>) {
-    let world = World::on_disk();
+    let world = World::on_disk().await;
     let hosted = world.hosted("team/app").await.push("1", &[pseudo_random(1, 1000)]).await;
     let cached = world.hosted("up/x").await.into_cache("0a1b").await.push("1", &[pseudo_random(2, 1000)]).await;
     let garbage = vec![world.orphan(3).await, world.hosted("team/b").await.commit(&orphan_bytes(4)).await];

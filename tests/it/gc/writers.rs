@@ -1,7 +1,7 @@
 //! Writers beside a collection.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 
 use futures::future::join_all;
@@ -26,7 +26,7 @@ async fn condemned(world: &World, digest: &Digest) -> headpond::storage::Condemn
 
 #[tokio::test]
 async fn a_condemned_blob_is_absent_and_its_commit_waits_for_the_deletion() {
-    let world = World::on_disk();
+    let world = World::on_disk().await;
     let orphan = world.orphan(1).await;
     let (hosted, marks) = (world.hosted("team/app").await, world.store.gc_marks(&world.clock));
     let doomed = condemned(&world, &orphan).await;
@@ -48,7 +48,7 @@ async fn a_condemned_blob_is_absent_and_its_commit_waits_for_the_deletion() {
 
 #[tokio::test]
 async fn a_mark_that_a_writer_has_released_cannot_be_condemned() {
-    let world = World::on_disk();
+    let world = World::on_disk().await;
     let orphan = world.orphan(1).await;
     let marks = world.store.gc_marks(&world.clock);
     assert!(marks.mark(&orphan, None).await.unwrap());
@@ -60,7 +60,7 @@ async fn a_mark_that_a_writer_has_released_cannot_be_condemned() {
 
 #[tokio::test]
 async fn what_a_collector_condemned_and_left_is_deleted_by_the_writer_who_wants_it() {
-    let world = World::on_disk();
+    let world = World::on_disk().await;
     let orphan = world.orphan(1).await;
     drop(condemned(&world, &orphan).await);
     world.clock.advance(Duration::from_secs(11 * 60));
@@ -72,7 +72,7 @@ async fn what_a_collector_condemned_and_left_is_deleted_by_the_writer_who_wants_
 
 #[tokio::test]
 async fn what_a_collector_condemned_and_left_is_deleted_by_the_next_one_after_a_while() {
-    let world = World::on_disk();
+    let world = World::on_disk().await;
     let orphan = world.orphan(1).await;
     let late = condemned(&world, &orphan).await;
     world.gc(NOW).await;
@@ -93,57 +93,54 @@ async fn assert_whole(hosted: &HostedRepository<'_>, pushed: &Pushed, when: &str
     }
 }
 
-/// Collects until told to stop; how many blobs went.
-async fn collect_until(world: &World, stop: &AtomicBool, options: GcOptions) -> u64 {
-    let mut deleted = 0;
-    while !stop.load(Ordering::Relaxed) {
-        let report = world.gc(options).await;
+/// Collects until told to stop.
+async fn collect_until(world: &World, stop: &AtomicBool, deleted: &AtomicU64) {
+    while !stop.load(Ordering::SeqCst) {
+        let report = world.gc(NOW).await;
         assert_eq!(report.failed, 0);
-        deleted += report.deleted;
+        deleted.fetch_add(report.deleted, Ordering::SeqCst);
         tokio::task::yield_now().await;
     }
-    deleted
+}
+
+/// Pushes and deletes images of layers that others push and delete, too, until enough was collected
+/// meanwhile. What it leaves.
+async fn push_until(world: &World, writer: u64, deleted: &AtomicU64) -> Vec<(String, Pushed)> {
+    let hosted = world.hosted(&format!("team/app{writer}")).await;
+    let (mut refusals, mut kept) = (0, Vec::new());
+    for round in 0..2000_u64 {
+        // One layer of its own, and two that everybody has now and then.
+        let seeds = [round % 5, (round + writer) % 7, 1000 * (writer + 1) + round];
+        let layers: Vec<Bytes> = seeds.into_iter().map(orphan_bytes).collect();
+        let tag = format!("r{round}");
+        let pushed = hosted.push_counting(&tag, &layers, &mut refusals).await;
+        assert_whole(&hosted, &pushed, "right after the answer").await;
+        kept.push((tag, pushed));
+        if kept.len() > 3 {
+            let (tag, pushed) = kept.remove(usize::try_from(round % 4).unwrap());
+            hosted.delete(&tag, &pushed).await;
+        }
+        for (tag, pushed) in &kept {
+            assert_whole(&hosted, pushed, tag).await;
+        }
+        if round >= 25 && deleted.load(Ordering::SeqCst) >= 30 {
+            return kept;
+        }
+    }
+    panic!("nothing was collected beside all these pushes");
 }
 
 /// Without any grace a push may be told to begin again; but what was acknowledged is never lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nothing_acknowledged_is_lost_beside_collections_without_a_grace() {
-    for world in [World::on_disk(), World::in_a_bucket()] {
-        let stop = AtomicBool::new(false);
-        let push = async |writer: u64| {
-            let hosted = world.hosted(&format!("team/app{writer}")).await;
-            let (mut refusals, mut kept) = (0, Vec::new());
-            for round in 0..25_u64 {
-                // Layers that other writers push and delete at the same time.
-                let layers: Vec<Bytes> = (0..3).map(|layer| orphan_bytes((round + layer) % 7)).collect();
-                let tag = format!("r{round}");
-                let pushed = hosted.push_counting(&tag, &layers, &mut refusals).await;
-                assert_whole(&hosted, &pushed, "right after the answer").await;
-                if round % 2 == 0 {
-                    hosted.delete(&tag, &pushed).await;
-                } else {
-                    kept.push((tag, pushed));
-                }
-                for (tag, pushed) in &kept {
-                    assert_whole(&hosted, pushed, tag).await;
-                }
-                if kept.len() > 3 {
-                    let (tag, pushed) = kept.remove(0);
-                    // Rounds share layers, and a manifest of the same layers is the same manifest.
-                    if !kept.iter().any(|(_, other)| other.manifest == pushed.manifest) {
-                        hosted.delete(&tag, &pushed).await;
-                    }
-                }
-            }
-            kept
-        };
+    for world in [World::on_disk().await, World::in_a_bucket().await] {
+        let (stop, deleted) = (AtomicBool::new(false), AtomicU64::new(0));
         let writers = async {
-            let kept = join_all((0..3).map(push)).await;
-            stop.store(true, Ordering::Relaxed);
+            let kept = join_all((0..3).map(|writer| push_until(&world, writer, &deleted))).await;
+            stop.store(true, Ordering::SeqCst);
             kept
         };
-        let (kept, first, second) = tokio::join!(writers, collect_until(&world, &stop, NOW), collect_until(&world, &stop, NOW));
-        assert!(first + second > 0, "nothing was ever collected");
+        let (kept, (), ()) = tokio::join!(writers, collect_until(&world, &stop, &deleted), collect_until(&world, &stop, &deleted));
         world.gc(NOW).await;
         for (writer, kept) in kept.iter().enumerate() {
             let hosted = world.hosted(&format!("team/app{writer}")).await;
@@ -158,7 +155,7 @@ async fn nothing_acknowledged_is_lost_beside_collections_without_a_grace() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_push_breaks_on_blobs_that_are_just_being_deleted() {
     const BLOBS: u64 = 200;
-    for world in [World::on_disk(), World::in_a_bucket()] {
+    for world in [World::on_disk().await, World::in_a_bucket().await] {
         let mut orphans = Vec::new();
         for seed in 0..BLOBS {
             orphans.push(world.orphan(seed).await);

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::du::du;
 use crate::fake_upstream::pseudo_random;
+use crate::faulty_disk::FaultyDisk;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -452,6 +453,26 @@ fn what_is_removed_or_put_aside_is_not_counted_twice() {
     let numbers = store.blobs.room().numbers();
     assert_eq!((numbers.used_bytes, numbers.blobs), (du(directory.path()), 1));
     assert!(numbers.kept_bytes > MIB);
+}
+
+#[test]
+fn whichever_operation_fails_the_cap_holds_and_the_next_blobs_come_in() {
+    for nth in 1.. {
+        let (directory, disk) = (TempDir::new().unwrap(), FaultyDisk::failing_nth(nth));
+        let room = RoomLimits { max_bytes: Some(MIB), min_free_bytes: Some(0) };
+        let parts = StoreParts { room, disk: Arc::clone(&disk) as Arc<dyn Disk>, ..StoreParts::directory(directory.path()) };
+        let store = Store::open(parts).unwrap();
+        store.blobs.room().walk();
+        let failed = (0..8).filter(|seed| fill(&store, *seed, MIB / 4).is_err()).count();
+        assert!(du(directory.path()) <= MIB && failed <= 1, "{failed} failed, call {nth}");
+        if !disk.has_failed() {
+            assert!(nth > 50, "{nth}");
+            return;
+        }
+        fill_all(&store, 10..16, MIB / 4);
+        store.blobs.room().recount();
+        assert_eq!(store.blobs.room().numbers().used_bytes, du(directory.path()), "call {nth}");
+    }
 }
 
 #[test]

@@ -1,0 +1,169 @@
+//! Small objects that the bucket did not take, kept in memory until it does.
+//!
+//! Only for what can be made again: what is kept here is lost with the process. Whoever must know
+//! that an object is in the bucket writes it himself.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use object_store::path::Path as Key;
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload, Result};
+use tokio::sync::Notify;
+
+use super::failure;
+use super::guard::Guard;
+use crate::telemetry::metrics::BucketResult;
+
+/// Most that is kept, in bytes and in objects.
+const MAX_KEPT: (usize, usize) = (64 * 1024 * 1024, 100_000);
+/// Objects sent at one time.
+const CONCURRENT: usize = 8;
+/// First pause after the bucket did not take one; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// Longest such pause, in which nobody else found that it answers.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// Writes small objects now, or else later.
+pub(in crate::storage) struct Later {
+    objects: Arc<dyn ObjectStore>,
+    guard: Guard,
+    kept: Mutex<Kept>,
+    added: Notify,
+}
+
+#[derive(Default)]
+struct Kept {
+    /// In the order in which they came.
+    order: VecDeque<Key>,
+    objects: HashMap<Key, Bytes>,
+    bytes: usize,
+}
+
+impl Later {
+    pub(super) fn new(objects: Arc<dyn ObjectStore>, guard: Guard) -> Self {
+        Self { objects, guard, kept: Mutex::default(), added: Notify::new() }
+    }
+
+    /// Writes an object, or keeps it if the bucket does not answer.
+    pub(in crate::storage) async fn put(&self, key: &Key, bytes: Bytes) -> Result<()> {
+        // Not past an older one that is still on its way.
+        if self.replace(key, &bytes) {
+            return Ok(());
+        }
+        match self.objects.put(key, PutPayload::from_bytes(bytes.clone())).await {
+            Ok(_) => Ok(()),
+            Err(error) if failure::result(&error) == BucketResult::Failed && self.keep(key, bytes) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// An object that is kept.
+    pub(in crate::storage) fn get(&self, key: &Key) -> Option<Bytes> {
+        let kept = self.lock();
+        if kept.objects.is_empty() { None } else { kept.objects.get(key).cloned() }
+    }
+
+    /// Gives an object up that is kept: it was deleted.
+    pub(in crate::storage) fn forget(&self, key: &Key) {
+        self.lock().remove(key);
+    }
+
+    /// Sends what is kept, for as long as it runs.
+    pub(super) async fn run(&self) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let batch = self.first();
+            if batch.is_empty() {
+                self.added.notified().await;
+                continue;
+            }
+            let sent = futures::stream::iter(batch).map(|(key, bytes)| self.send(key, bytes)).buffer_unordered(CONCURRENT);
+            if sent.all(std::future::ready).await {
+                pause = FIRST_PAUSE;
+            } else {
+                let _ = tokio::time::timeout(pause, self.guard.answers_again()).await;
+                pause = (pause * 2).min(MAX_PAUSE);
+            }
+        }
+    }
+
+    /// False if the bucket did not answer.
+    async fn send(&self, key: Key, bytes: Bytes) -> bool {
+        match self.objects.put(&key, PutPayload::from_bytes(bytes.clone())).await {
+            Ok(_) => {}
+            Err(error) if failure::result(&error) == BucketResult::Failed => return false,
+            Err(error) => tracing::warn!(%key, %error, "the bucket does not take an object that was kept for it"),
+        }
+        // Unless it was replaced meanwhile.
+        let mut kept = self.lock();
+        if kept.objects.get(&key).is_some_and(|current| current.as_ptr() == bytes.as_ptr()) {
+            kept.remove(&key);
+        }
+        true
+    }
+
+    fn first(&self) -> Vec<(Key, Bytes)> {
+        let mut kept = self.lock();
+        let Kept { order, objects, .. } = &mut *kept;
+        order.retain(|key| objects.contains_key(key));
+        order.iter().take(CONCURRENT).filter_map(|key| Some((key.clone(), objects.get(key)?.clone()))).collect()
+    }
+
+    fn replace(&self, key: &Key, bytes: &Bytes) -> bool {
+        let mut kept = self.lock();
+        if !kept.objects.contains_key(key) {
+            return false;
+        }
+        kept.insert(key, bytes.clone());
+        true
+    }
+
+    fn keep(&self, key: &Key, bytes: Bytes) -> bool {
+        let mut kept = self.lock();
+        if kept.bytes + bytes.len() > MAX_KEPT.0 || kept.objects.len() >= MAX_KEPT.1 {
+            return false;
+        }
+        kept.insert(key, bytes);
+        drop(kept);
+        self.added.notify_one();
+        true
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    fn insert(&mut self, key: &Key, bytes: Bytes) {
+        self.bytes += bytes.len();
+        match self.objects.insert(key.clone(), bytes) {
+            Some(old) => self.bytes -= old.len(),
+            None => self.order.push_back(key.clone()),
+        }
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if let Some(old) = self.objects.remove(key) {
+            self.bytes -= old.len();
+        }
+    }
+}
+
+impl Drop for Later {
+    fn drop(&mut self) {
+        let lost = self.lock().objects.len();
+        if lost > 0 {
+            tracing::warn!(lost, "small objects that the bucket had not taken are lost; they are made again when they are next needed");
+        }
+    }
+}
+
+impl std::fmt::Debug for Later {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Later").field("kept", &self.lock().objects.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,60 @@
+//! The contract of a store, held by a real S3 server that the environment names. Not part of
+//! `cargo test`: tests/e2e starts a server and runs it.
+//!
+//! ```sh
+//! HEADPOND_TEST_S3_ENDPOINT=http://127.0.0.1:7480 HEADPOND_TEST_S3_BUCKET=cache \
+//! HEADPOND_TEST_S3_ACCESS_KEY=… HEADPOND_TEST_S3_SECRET_KEY=… HEADPOND_TEST_S3_COMPLETE=ignored \
+//!     cargo test --test bucket_contract
+//! ```
+//!
+//! The last one says what the server makes of a precondition on completing an upload: `honoured`, as
+//! AWS does and where it is not set, or `ignored`, as Ceph does.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::string_slice)]
+
+mod storage;
+
+use std::time::Duration;
+
+use headpond::storage::{BucketClient, BucketEncryption, BucketSettings, Preconditions, Support};
+use secrecy::SecretString;
+
+use storage::contract::{ALL_HONOURED, Expected, Subject, facts, limits, metrics};
+
+facts!(server);
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| {
+        panic!("{name} is not set: this test needs an S3 server with an empty bucket; the head of tests/bucket_contract/main.rs has all")
+    })
+}
+
+fn complete() -> Support {
+    match std::env::var("HEADPOND_TEST_S3_COMPLETE").as_deref() {
+        Ok("ignored") => Support::Ignored,
+        Ok("honoured") | Err(_) => Support::Honoured,
+        Ok(other) => panic!("HEADPOND_TEST_S3_COMPLETE is `{other}`, neither honoured nor ignored"),
+    }
+}
+
+/// A prefix of its own for each test.
+async fn server() -> Subject {
+    let settings = BucketSettings {
+        bucket: variable("HEADPOND_TEST_S3_BUCKET"),
+        prefix: format!("contract/{}", uuid::Uuid::new_v4().simple()),
+        endpoint: Some(variable("HEADPOND_TEST_S3_ENDPOINT")),
+        public_endpoint: None,
+        region: Some(std::env::var("HEADPOND_TEST_S3_REGION").unwrap_or_else(|_| "us-east-1".to_owned())),
+        path_style: true,
+        encryption: BucketEncryption::None,
+        keys: Some((
+            SecretString::from(variable("HEADPOND_TEST_S3_ACCESS_KEY")),
+            SecretString::from(variable("HEADPOND_TEST_S3_SECRET_KEY")),
+        )),
+        ca_pem: None,
+        connect_timeout: Duration::from_secs(5),
+        limits: limits(),
+    };
+    let client = async || BucketClient::s3(&settings, metrics()).await.unwrap();
+    let preconditions = Preconditions { complete: complete(), ..ALL_HONOURED };
+    Subject::shared([client().await, client().await], Expected { decides_races: true, preconditions, is_server: true }).await
+}

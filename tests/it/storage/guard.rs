@@ -1,0 +1,225 @@
+//! The guard before the bucket: who waits, for how long, and what is kept meanwhile.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use headpond::oci::{Digest, RepositoryName, Tag};
+use headpond::storage::{Bucket, BucketClient, BucketLimits, BucketSettings, Expected, RecordKey, TagRecord};
+use headpond::telemetry::metrics::Metrics;
+use tokio::time::Instant;
+
+use crate::fake_bucket::{FakeBucket, Fault};
+
+/// The time a call has in all, and after which one is taken for one that hangs.
+const TIMEOUT: Duration = Duration::from_secs(9);
+const SLOW: Duration = Duration::from_secs(3);
+/// What takes no time takes less.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+struct Guarded {
+    fake: FakeBucket,
+    bucket: Bucket,
+    metrics: Metrics,
+}
+
+impl Guarded {
+    async fn start(attempts: usize) -> Self {
+        let (fake, metrics) = (FakeBucket::start().await, Metrics::new().unwrap());
+        let limits = BucketLimits { timeout: TIMEOUT, attempts };
+        let settings = BucketSettings { limits, ..fake.settings() };
+        let client = BucketClient::s3(&settings, metrics.bucket.clone()).await.unwrap();
+        Self { fake, bucket: Bucket::new(client), metrics }
+    }
+
+    fn is_open(&self) -> bool {
+        self.metrics.bucket.circuit_state.get() == 1
+    }
+
+    /// Asks until it is answered; a bucket that is back is found out by a request.
+    async fn answered(&self) {
+        let asked = tokio::time::timeout(Duration::from_secs(60), async {
+            while self.bucket.stat(&digest()).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        asked.await.expect("it never answered again");
+        assert!(!self.is_open());
+    }
+}
+
+fn digest() -> Digest {
+    Digest::of(b"abc")
+}
+
+fn key() -> RecordKey<TagRecord> {
+    RecordKey::tag(&RepositoryName::parse("a/b").unwrap(), &Tag::parse("1").unwrap())
+}
+
+fn record(number: u64) -> TagRecord {
+    TagRecord { digest: digest(), source: "s".to_owned(), updated_at: number }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_hangs_keeps_all_waiting_once_and_then_nobody() {
+    let guarded = Guarded::start(3).await;
+    guarded.fake.break_with(Fault::Hang);
+    let began = Instant::now();
+    let calls = (0..50).map(|_| guarded.bucket.stat(&Digest::of(b"any")));
+    let mut took: Vec<_> = futures::future::join_all(calls.map(|call| async move {
+        let error = call.await.expect_err("it hangs");
+        (began.elapsed(), error)
+    }))
+    .await;
+    took.sort_by_key(|(took, _)| *took);
+    // One goes on as the probe; the others are told as soon as it is clear.
+    assert!(took[48].0 < SLOW + AT_ONCE, "{:?}", took[48]);
+    assert!(took[48].1.is_unavailable(), "{}", took[48].1);
+    assert!(took[49].0 < TIMEOUT + AT_ONCE, "{:?}", took[49]);
+    assert!(guarded.is_open());
+    let began = Instant::now();
+    for _ in 0..100 {
+        let error = guarded.bucket.stat(&digest()).await.expect_err("it is known to hang");
+        assert!(error.is_unavailable(), "{error}");
+    }
+    assert!(began.elapsed() < AT_ONCE, "nobody waits: {:?}", began.elapsed());
+    guarded.fake.mend();
+    guarded.answered().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_is_gone_is_left_alone_until_it_is_back() {
+    let guarded = Guarded::start(1).await;
+    guarded.bucket.put(&digest(), Bytes::from_static(b"abc")).await.unwrap();
+    guarded.fake.stop().await;
+    let error = guarded.bucket.stat(&digest()).await.expect_err("it is gone");
+    assert!(!error.is_unavailable(), "the first one tells why: {error}");
+    let error = guarded.bucket.stat(&digest()).await.expect_err("it is gone");
+    assert!(error.is_unavailable() && error.to_string().contains("not asked again"), "{error}");
+    assert!(guarded.is_open());
+    guarded.fake.resume().await;
+    guarded.answered().await;
+    assert_eq!(guarded.bucket.stat(&digest()).await.unwrap(), Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_says_that_the_bucket_is_not_there_holds_others_off() {
+    let guarded = Guarded::start(1).await;
+    for (fault, opens) in [(Fault::AccessDenied, false), (Fault::SlowDown, true), (Fault::Reset, true), (Fault::LostAnswer, true)] {
+        guarded.fake.break_nth(1, fault);
+        guarded.bucket.stat(&digest()).await.expect_err("a fault");
+        assert_eq!(guarded.is_open(), opens, "{fault:?}");
+        guarded.answered().await;
+    }
+    assert_eq!(guarded.bucket.stat(&digest()).await.unwrap(), None, "not there is an answer");
+    assert!(!guarded.is_open());
+    let exposed = String::from_utf8(guarded.metrics.expose().unwrap()).unwrap();
+    for line in [r#"operation="get",result="denied"} 1"#, r#"operation="get",result="failed"} 3"#] {
+        assert!(exposed.contains(line), "{line} is not in\n{exposed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_once_is_tried_again_and_nobody_is_told() {
+    let guarded = Guarded::start(3).await;
+    guarded.bucket.put(&digest(), Bytes::from_static(b"abc")).await.unwrap();
+    for fault in [Fault::SlowDown, Fault::Reset, Fault::LostAnswer, Fault::Hang, Fault::Truncate] {
+        guarded.fake.break_nth(1, fault);
+        let mut stream = guarded.bucket.read(&digest(), None).await.unwrap().expect("the blob");
+        let mut bytes = Vec::new();
+        while let Some(piece) = stream.next().await {
+            bytes.extend_from_slice(&piece.unwrap());
+        }
+        assert_eq!(bytes, b"abc", "{fault:?}");
+        assert!(guarded.fake.has_broken());
+        guarded.answered().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_breaks_off_is_an_error_and_never_an_end() {
+    let guarded = Guarded::start(1).await;
+    guarded.bucket.put(&digest(), Bytes::from_static(b"abcdef")).await.unwrap();
+    guarded.bucket.records().write(&key(), &record(1)).await.unwrap();
+    guarded.fake.break_with(Fault::Truncate);
+    let mut stream = guarded.bucket.read(&digest(), None).await.unwrap().expect("the blob");
+    let mut ended = Ok(());
+    while let Some(piece) = stream.next().await {
+        ended = piece.map(|_| ());
+    }
+    ended.expect_err("it broke off");
+    guarded.bucket.records().read(&key()).await.expect_err("it broke off");
+    guarded.fake.mend();
+    assert_eq!(guarded.bucket.records().read(&key()).await.unwrap(), Some(record(1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_whose_answer_was_lost_is_known_to_have_been_written() {
+    let guarded = Guarded::start(3).await;
+    let records = guarded.bucket.records();
+    guarded.bucket.clone().find_out_preconditions().await;
+    guarded.fake.break_nth(1, Fault::LostAnswer);
+    let first = records.write_if(&key(), &record(1), Expected::Absent).await.unwrap().expect("no conflict with itself");
+    assert!(guarded.fake.has_broken());
+    guarded.fake.break_nth(1, Fault::LostAnswer);
+    records.write_if(&key(), &record(2), Expected::Version(first)).await.unwrap().expect("no conflict with itself");
+    assert_eq!(records.read(&key()).await.unwrap(), Some(record(2)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_whose_completion_was_not_answered_is_complete() {
+    let guarded = Guarded::start(3).await;
+    let mut upload = guarded.bucket.begin_upload(&digest()).await.unwrap();
+    upload.put_part(Bytes::from_static(b"abc")).await.unwrap();
+    guarded.fake.break_nth(1, Fault::LostAnswer);
+    upload.complete().await.unwrap();
+    assert!(guarded.fake.has_broken());
+    assert_eq!(guarded.bucket.stat(&digest()).await.unwrap(), Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_behind_is_read_at_once_and_in_the_bucket_once_that_is_back() {
+    let guarded = Guarded::start(1).await;
+    let sending = tokio::spawn(guarded.bucket.clone().send_later());
+    let records = guarded.bucket.records();
+    guarded.fake.stop().await;
+    for number in 1..4 {
+        records.write_behind(&key(), &record(number)).await.unwrap();
+        assert_eq!(records.read(&key()).await.unwrap(), Some(record(number)));
+    }
+    guarded.bucket.put_behind(&digest(), Bytes::from_static(b"abc")).await.unwrap();
+    assert_eq!(guarded.bucket.kept(&digest()).as_deref(), Some(&b"abc"[..]));
+    assert_eq!(guarded.fake.keys(), Vec::<String>::new());
+    guarded.fake.resume().await;
+    let sent = tokio::time::timeout(Duration::from_secs(60), async {
+        while guarded.bucket.kept(&digest()).is_some() || guarded.fake.keys().len() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    sent.await.expect("it was never sent");
+    assert_eq!(records.read(&key()).await.unwrap(), Some(record(3)));
+    assert_eq!(guarded.bucket.stat(&digest()).await.unwrap(), Some(3));
+    sending.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_bucket_refuses_is_not_kept_for_later() {
+    let guarded = Guarded::start(1).await;
+    guarded.fake.break_with(Fault::AccessDenied);
+    guarded.bucket.records().write_behind(&key(), &record(1)).await.expect_err("denied");
+    guarded.bucket.put_behind(&digest(), Bytes::from_static(b"abc")).await.expect_err("denied");
+    assert_eq!(guarded.bucket.kept(&digest()), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_conditional_writes_are_worth_is_found_out_once_the_bucket_is_there() {
+    let guarded = Guarded::start(1).await;
+    guarded.fake.stop().await;
+    let finding_out = tokio::spawn(guarded.bucket.clone().find_out_preconditions());
+    guarded.bucket.stat(&digest()).await.expect_err("it is gone");
+    guarded.fake.resume().await;
+    tokio::time::timeout(Duration::from_secs(60), finding_out).await.expect("never found out").unwrap();
+    let known = guarded.bucket.preconditions();
+    assert_eq!(known.create, headpond::storage::Support::Honoured);
+    let exposed = String::from_utf8(guarded.metrics.expose().unwrap()).unwrap();
+    assert!(exposed.contains(r#"headpond_bucket_preconditions{kind="create"} 1"#), "{exposed}");
+}
