@@ -132,6 +132,8 @@ async fn measure(directory: &Path, blobs: u64, asked: Blobs) {
     tokio::spawn(silent_upstream());
     let (running, _) = self::ready(configuration(directory, Some(used_bytes + (used_bytes / 64).min(64 << 20)))).await;
     walked(&running, blobs).await;
+    // The records come after the blobs, and then their order.
+    tokio::time::sleep(Duration::from_secs(5)).await;
     let running = Arc::new(running);
     let hot = Arc::new(asked.hot);
     load(&running, &hot, u64::MAX, Duration::from_secs(2)).await;

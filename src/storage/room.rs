@@ -30,8 +30,9 @@ const DEFAULT_FREE_BYTES: u64 = 1024 * 1024 * 1024;
 const HEADROOM_PART: u64 = 64;
 /// …but not more than this.
 const MAX_HEADROOM_BYTES: u64 = 64 * 1024 * 1024;
-/// Blobs that are taken out of the index at a time, while nobody else can look into it.
-const BATCH: usize = 32;
+/// Blobs that are taken out of the index at a time, while nobody else can look into it: who is served
+/// a hit waits for no more.
+const BATCH: usize = 8;
 /// Uses that wait to be written to their files; more are written at a later use.
 const MAX_NOTES: usize = 65_536;
 /// How long the file system's word on its free space is believed.
