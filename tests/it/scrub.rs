@@ -300,6 +300,7 @@ pub(crate) fn upkeep_of(store: impl Into<Arc<Store>>, clock: &Clock) -> Upkeep {
             gc_settle: Duration::ZERO,
         },
         forget: Box::new(|_| {}),
+        forget_place: Box::new(|_| {}),
     })
 }
 
