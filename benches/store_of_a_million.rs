@@ -90,14 +90,14 @@ fn make_store(directory: &Path, blobs: u64, runtime: &tokio::runtime::Runtime) -
     // What the rule's upstream is called in records.
     let source = Digest::of(format!("{UPSTREAM}\n").as_bytes()).hex().get(..16).unwrap().to_owned();
     for digest in &evicting {
-        let link = BlobLinkRecord { source: source.clone(), size_bytes: None };
+        let link = BlobLinkRecord { source: source.clone(), size_bytes: None, linked_at: 0 };
         runtime.block_on(store.records.write(&RecordKey::blob_link(&name, digest), &link)).unwrap();
     }
     for digest in &hot {
         let staged = store.blobs.stage(Some(HOT_BYTES as u64)).unwrap();
         staged.write_at(&vec![7; HOT_BYTES], 0).unwrap();
         staged.commit(digest).unwrap();
-        let link = BlobLinkRecord { source: source.clone(), size_bytes: Some(HOT_BYTES as u64) };
+        let link = BlobLinkRecord { source: source.clone(), size_bytes: Some(HOT_BYTES as u64), linked_at: 0 };
         let word = headpond::storage::SourceBlobRecord { vouched_at: 1 };
         runtime.block_on(async {
             store.records.write(&RecordKey::blob_link(&name, digest), &link).await.unwrap();

@@ -153,7 +153,12 @@ impl Cache {
         cache
     }
 
-    /// Forgets what is in memory of a blob that is no longer in the store.
+    /// Forgets where a blob is that was deleted, since nothing refers to it.
+    pub fn forget_place(&self, digest: &Digest) {
+        self.memory.forget_place(digest);
+    }
+
+    /// Forgets all that is in memory of a blob that was put aside: what refers to it has to look for it again.
     pub fn forget(&self, digest: &Digest) {
         self.memory.forget(digest);
     }

@@ -62,8 +62,10 @@ pub struct UpkeepParts {
     pub metrics: UpkeepMetrics,
     /// Limits.
     pub limits: UpkeepLimits,
-    /// Has whoever keeps content in memory forget a blob.
+    /// Has whoever keeps content in memory forget a blob that was put aside.
     pub forget: Box<dyn Fn(&Digest) + Send + Sync>,
+    /// The same for one that was deleted, as nothing refers to it: they are many, and little is known of them.
+    pub forget_place: Box<dyn Fn(&Digest) + Send + Sync>,
 }
 
 /// The upkeep of one store; cheap to clone.

@@ -33,14 +33,15 @@ fn limits(limits: &Limits) -> UpkeepLimits {
 
 /// The upkeep of the store that this server holds, and its work in the background.
 pub(super) fn begin(config: &Config, store: &Arc<Store>, cache: &Cache, clock: &Clock, tasks: &Tasks, metrics: &Metrics) {
-    let cache = cache.clone();
+    let (rotten, deleted) = (cache.clone(), cache.clone());
     let upkeep = Upkeep::new(UpkeepParts {
         store: Arc::clone(store),
         clock: clock.clone(),
         tasks: tasks.clone(),
         metrics: metrics.upkeep.clone(),
         limits: limits(&config.limits),
-        forget: Box::new(move |digest| cache.forget(digest)),
+        forget: Box::new(move |digest| rotten.forget(digest)),
+        forget_place: Box::new(move |digest| deleted.forget_place(digest)),
     });
     upkeep.scrub_in_the_background();
     upkeep.gc_in_the_background();
@@ -99,5 +100,6 @@ pub async fn offline(config: &Config) -> anyhow::Result<Upkeep> {
         metrics: metrics.upkeep.clone(),
         limits: limits(&config.limits),
         forget: Box::new(|_| {}),
+        forget_place: Box::new(|_| {}),
     }))
 }

@@ -101,9 +101,15 @@ impl Memory {
 }
 
 impl Memory {
-    /// Forgets manifests with this digest, so that they are looked for in the store. Looks at every
+    /// Forgets that the bucket has a blob.
+    pub(super) fn forget_place(&self, digest: &Digest) {
+        self.in_bucket.invalidate(digest);
+    }
+
+    /// Forgets manifests with this digest, too, so that they are looked for in the store. Looks at every
     /// one: blobs seldom rot.
     pub(super) fn forget(&self, digest: &Digest) {
+        self.forget_place(digest);
         for (key, _) in self.manifests.iter().filter(|(key, _)| key.1 == *digest) {
             self.manifests.invalidate(&*key);
         }

@@ -190,7 +190,7 @@ impl Gc {
             if let Some(condemned) = self.marks.take_over(&digest, &mark, version).await? {
                 let sources = self.parts.store.records.sources().await?;
                 self.marks.delete(condemned, &sources).await?;
-                (self.parts.forget)(&digest);
+                (self.parts.forget_place)(&digest);
             }
         }
         Ok(known)

@@ -33,29 +33,32 @@ const USUAL: GcOptions = GcOptions { dry_run: false, grace_ms: None };
 const NOW: GcOptions = GcOptions { dry_run: false, grace_ms: Some(0) };
 
 /// A store, and the clock that says how old something in it is.
-struct World {
-    store: Arc<Store>,
-    clock: Clock,
+pub(crate) struct World {
+    pub(crate) store: Arc<Store>,
+    pub(crate) clock: Clock,
     directory: TempDir,
+    /// What is in the bucket, where there is one.
+    pub(crate) objects: Arc<InMemory>,
 }
 
 impl World {
     async fn on_disk() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(StoreParts::directory(&store_of(directory.path()))).unwrap();
-        Self { store: Arc::new(store), clock: Clock::system(), directory }
+        Self { store: Arc::new(store), clock: Clock::system(), directory, objects: Arc::default() }
     }
 
-    async fn in_a_bucket() -> Self {
+    pub(crate) async fn in_a_bucket() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let limits = BucketLimits { timeout: Duration::from_secs(10), attempts: 3 };
-        let client = BucketClient::over(Arc::new(InMemory::new()), limits, Metrics::new().unwrap().bucket.clone());
+        let objects = Arc::new(InMemory::new());
+        let client = BucketClient::over(objects.clone(), limits, Metrics::new().unwrap().bucket.clone());
         let store = Store::open(StoreParts { bucket: Some(client), ..StoreParts::directory(&store_of(directory.path())) }).unwrap();
         store.bucket.clone().unwrap().find_out_preconditions().await;
-        Self { store: Arc::new(store), clock: Clock::system(), directory }
+        Self { store: Arc::new(store), clock: Clock::system(), directory, objects }
     }
 
-    async fn hosted(&self, name: &str) -> HostedRepository<'_> {
+    pub(crate) async fn hosted(&self, name: &str) -> HostedRepository<'_> {
         HostedRepository::create_at(&self.store, name, &self.clock).await
     }
 
@@ -74,7 +77,7 @@ impl World {
         outcome_of(upkeep_of(Arc::clone(&self.store), &self.clock).gc(options).await.unwrap()).await.1.unwrap()
     }
 
-    async fn has(&self, digest: &Digest) -> bool {
+    pub(crate) async fn has(&self, digest: &Digest) -> bool {
         match &self.store.bucket {
             Some(bucket) => bucket.stat(digest).await.unwrap().is_some(),
             None => self.store.blobs.open_unused(digest).unwrap().is_some(),

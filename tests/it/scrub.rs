@@ -14,12 +14,15 @@ use headpond::tasks::Tasks;
 use headpond::telemetry::metrics::Metrics;
 use headpond::upkeep::report::{Event, Finding, Outcome, ScrubReport, Wrong};
 use headpond::upkeep::{Run, ScrubOptions, Upkeep, UpkeepLimits, UpkeepParts};
+use object_store::ObjectStoreExt;
 use object_store::local::LocalFileSystem;
+use object_store::path::Path as Key;
 use tempfile::TempDir;
 
 use crate::fake_upstream::{FakeUpstream, Image, pseudo_random};
 use crate::faulty_disk::FaultyDisk;
 use crate::faulty_records::FaultyRecords;
+use crate::gc::World;
 use crate::headpond::Headpond;
 use crate::hosted::{HostedRepository, Pushed};
 
@@ -68,6 +71,24 @@ pub(crate) async fn to_the_end<R: serde::de::DeserializeOwned>(mut events: Contr
 
 async fn scrub(server: &Headpond) -> (Vec<Finding>, ScrubReport) {
     to_the_end(begin(server.directory.path(), FAST).await.unwrap()).await
+}
+
+/// The same store once more, without what it cost to make it.
+pub(crate) fn copy_of(directory: &Path) -> TempDir {
+    fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap().flatten() {
+            let to = to.join(entry.file_name());
+            if entry.file_type().unwrap().is_dir() {
+                copy(&entry.path(), &to);
+            } else {
+                std::fs::copy(entry.path(), &to).unwrap();
+            }
+        }
+    }
+    let copied = tempfile::tempdir().unwrap();
+    copy(directory, copied.path());
+    copied
 }
 
 /// A server that has pulled an image of one layer.
@@ -279,6 +300,7 @@ pub(crate) fn upkeep_of(store: impl Into<Arc<Store>>, clock: &Clock) -> Upkeep {
             gc_settle: Duration::ZERO,
         },
         forget: Box::new(|_| {}),
+        forget_place: Box::new(|_| {}),
     })
 }
 
@@ -312,8 +334,9 @@ async fn store_with_damage() -> (TempDir, Pushed, Pushed) {
 
 /// Whatever call fails: nothing hosted, and nothing sound, goes; and the next scrub does the rest.
 async fn assert_a_fault_costs_nothing(fault: impl Fn(usize, &Path) -> (Store, Box<dyn Fn() -> bool>)) {
+    let (damaged, hosted, image) = store_with_damage().await;
     for nth in 1.. {
-        let (directory, hosted, image) = store_with_damage().await;
+        let directory = copy_of(damaged.path());
         let path = store_of(directory.path());
         let clock = Clock::system();
         clock.advance(LATER);
@@ -357,4 +380,26 @@ async fn whatever_call_of_the_disk_fails_a_scrub_loses_nothing() {
         (store, Box::new(move || disk.has_failed()))
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_bucket_is_read_only_when_it_is_asked_for_and_then_mended_as_the_disk_is() {
+    let world = World::in_a_bucket().await;
+    let hosted = world.hosted("team/app").await.push("1", &[pseudo_random(1, 1000)]).await;
+    let cached = world.hosted("up/x").await.into_cache("s").await.push("1", &[pseudo_random(2, 1000), pseudo_random(3, 1000)]).await;
+    let bucket = world.store.bucket.clone().unwrap();
+    for digest in [&hosted.layers[0], &cached.layers[0]] {
+        bucket.put(digest, Bytes::from_static(b"something else")).await.unwrap();
+    }
+    let upkeep = upkeep_of(Arc::clone(&world.store), &world.clock);
+    let (findings, report) = outcome_of(upkeep.scrub(FAST).await.unwrap()).await;
+    assert_eq!((findings.len(), report.unwrap().blobs), (0, 0));
+    let everything = ScrubOptions { bucket: true, ..FAST };
+    let (_, report) = outcome_of(upkeep.scrub(everything).await.unwrap()).await;
+    let report = report.unwrap();
+    assert_eq!((report.blobs, report.rotten_cached, report.rotten_hosted, report.not_mended), (5, 1, 1, 0));
+    assert!(world.has(&hosted.layers[0]).await && !world.has(&cached.layers[0]).await);
+    let key = Key::from(format!("quarantine/sha256/{}", cached.layers[0].hex()));
+    assert_eq!(world.objects.get(&key).await.unwrap().bytes().await.unwrap(), &b"something else"[..]);
+    assert!(outcome_of(upkeep.scrub(everything).await.unwrap()).await.1.unwrap().rotten_cached == 0);
 }

@@ -94,7 +94,7 @@ async fn delete_batch(parts: &UpkeepParts, marks: &GcMarks, due: Vec<Due>) -> Ba
     });
     let mut deleting = deleting.buffer_unordered(CONCURRENCY);
     while let Some((blob, deleted)) = deleting.next().await {
-        (parts.forget)(&blob.digest);
+        (parts.forget_place)(&blob.digest);
         match deleted {
             Ok(true) => {
                 batch.deleted += 1;

@@ -59,15 +59,16 @@ async fn store_with_garbage() -> (TempDir, Vec<Digest>, Vec<Digest>) {
 
 /// Whatever call fails: what is referred to stays, and the next collections do the rest.
 async fn assert_a_fault_costs_nothing(fault: impl Fn(usize, &Path) -> (Store, Box<dyn Fn() -> bool>)) {
+    let (template, needed, garbage) = store_with_garbage().await;
     for nth in 1.. {
-        let (directory, needed, garbage) = store_with_garbage().await;
+        let directory = crate::scrub::copy_of(template.path());
         let path = store_of(directory.path());
         let clock = Clock::system();
         let (store, has_failed) = fault(nth, &path);
         let first = outcome_of(upkeep_of(store, &clock).gc(NOW).await.unwrap()).await.1;
         clock.advance(ABANDONED);
         let store = Arc::new(Store::open(StoreParts::directory(&path)).unwrap());
-        let world = World { store, clock, directory };
+        let world = World { store, clock, directory, objects: Arc::default() };
         for digest in &needed {
             assert!(world.has(digest).await, "fault {nth}: {digest} is lost: {first:?}");
         }
