@@ -22,16 +22,14 @@ use futures::TryStreamExt;
 use super::origin::OriginKey;
 use super::{Cache, CacheError};
 use crate::oci::{Digest, RepositoryName, Tag};
-use crate::storage::{Expected, RecordKey, RepositoryKind, RepositoryView, StorageError, unix_seconds};
+use crate::storage::{Expected, Listed, RecordKey, RepositoryContents, RepositoryKind, RepositoryView, StorageError, unix_seconds};
 
 /// Before the first look, so that a server that starts has other things to do.
 const FIRST_AFTER: Duration = Duration::from_secs(15 * 60);
 /// Longest time between two looks.
 const EVERY: Duration = Duration::from_secs(24 * 60 * 60);
-/// Pause between two repositories, each of which costs at least a list.
+/// Pause between two repositories that are looked at, each of which costs at least a list.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Names of repositories listed at a time: a bucket's page.
-const NAMES: usize = 1000;
 
 /// How many records were removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,28 +82,32 @@ impl Cache {
     /// # Errors
     /// When the repositories cannot be listed.
     pub async fn retire(&self) -> Result<Retired, CacheError> {
-        let (mut retired, mut last): (Retired, Option<RepositoryName>) = Default::default();
+        let mut retired = Retired::default();
         let Some(since) = self.clock.now().checked_sub(self.limits.retire_after).filter(|_| !self.limits.retire_after.is_zero()) else {
             return Ok(retired);
         };
-        loop {
-            let names = self.repository_names(last.as_ref().map(RepositoryName::as_str));
-            let mut names = std::pin::pin!(futures::StreamExt::take(names, NAMES));
-            let mut page = Vec::new();
-            while let Some(name) = names.try_next().await? {
-                page.push(name);
+        let (mut walk, mut seen) = (self.store.records.walk(), HashSet::new());
+        while let Some(contents) = walk.next().await? {
+            if may_be_unwanted(&contents, since) {
+                self.retire_or_leave(&contents.name, since, &mut retired).await;
             }
-            for name in &page {
-                if let Err(error) = self.retire_repository(name, since, &mut retired).await {
-                    tracing::warn!(repository = %name, %error, "a repository cannot be looked at; nothing of it is retired for now");
-                }
-                tokio::time::sleep(PAUSE).await;
-            }
-            if page.len() < NAMES {
-                return Ok(retired);
-            }
-            last = page.pop();
+            seen.insert(contents.name);
         }
+        // Those without images: another retirement was broken off.
+        let mut names = std::pin::pin!(self.repository_names(None));
+        while let Some(name) = names.try_next().await? {
+            if !seen.contains(&name) {
+                self.retire_or_leave(&name, since, &mut retired).await;
+            }
+        }
+        Ok(retired)
+    }
+
+    async fn retire_or_leave(&self, name: &RepositoryName, since: SystemTime, retired: &mut Retired) {
+        if let Err(error) = self.retire_repository(name, since, retired).await {
+            tracing::warn!(repository = %name, %error, "a repository cannot be looked at; nothing more of it is retired for now");
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 
     /// Retires what nobody has pulled of one repository since a moment.
@@ -205,6 +207,14 @@ impl Cache {
         self.memory.tags.invalidate(&(OriginKey::of(&record.source, name), tag.clone()));
         Ok(true)
     }
+}
+
+/// Whether a look at a repository may find something, by when its records were written: so what is in
+/// use costs nothing but its part of one list of everything.
+fn may_be_unwanted(contents: &RepositoryContents, since: SystemTime) -> bool {
+    let pulled: HashSet<&Digest> = contents.pulled.iter().filter(|pulled| pulled.modified > since).map(|pulled| &pulled.item).collect();
+    let is_old = |manifest: &Listed<Digest>| manifest.modified <= since && !pulled.contains(&manifest.item);
+    contents.manifests.is_empty() || contents.manifests.iter().any(is_old)
 }
 
 /// What of a repository nobody has wanted since a moment.

@@ -5,9 +5,13 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::{Layout, Room, StorageError};
 use crate::oci::Digest;
+
+/// Longer than a transfer that is not worth waiting for.
+const RECENT: Duration = Duration::from_secs(10 * 60);
 
 /// The notes of one store; cheap to clone. Everything here blocks.
 #[derive(Clone, Debug)]
@@ -40,6 +44,13 @@ impl PendingUploads {
         {
             tracing::warn!(path = %path.display(), %error, "a note of a blob that the bucket has could not be removed");
         }
+    }
+
+    /// Whether a blob was noted so lately that its transfer may not have ended.
+    #[must_use]
+    pub fn is_recent(&self, digest: &Digest) -> bool {
+        let noted_at = fs::metadata(self.file(digest)).and_then(|file| file.modified());
+        noted_at.is_ok_and(|at| at.elapsed().is_ok_and(|age| age < RECENT))
     }
 
     /// The noted blobs.

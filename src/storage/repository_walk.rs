@@ -36,6 +36,8 @@ pub struct RepositoryContents {
     pub links: Vec<Listed<Digest>>,
     /// Its tags.
     pub tags: Vec<Listed<Tag>>,
+    /// When its manifests were pulled.
+    pub pulled: Vec<Listed<Digest>>,
 }
 
 /// See the module.
@@ -66,7 +68,7 @@ impl Records {
 
 impl RepositoryContents {
     fn new(name: RepositoryName) -> Self {
-        Self { name, manifests: Vec::new(), links: Vec::new(), tags: Vec::new() }
+        Self { name, manifests: Vec::new(), links: Vec::new(), tags: Vec::new(), pulled: Vec::new() }
     }
 
     fn add(&mut self, about: Option<ImageKey>, modified: SystemTime) {
@@ -74,8 +76,9 @@ impl RepositoryContents {
             Some(ImageKey::Manifest(item)) => self.manifests.push(Listed { item, modified }),
             Some(ImageKey::Link(item)) => self.links.push(Listed { item, modified }),
             Some(ImageKey::Tag(item)) => self.tags.push(Listed { item, modified }),
-            // Hints, and what is not ours.
-            Some(ImageKey::Pulled(_) | ImageKey::Validated(_)) | None => {}
+            Some(ImageKey::Pulled(item)) => self.pulled.push(Listed { item, modified }),
+            // A hint, and what is not ours.
+            Some(ImageKey::Validated(_)) | None => {}
         }
     }
 }

@@ -139,7 +139,7 @@ def test_bucket_that_goes_in_mid_upload_breaks_no_client_off(front: Front, publi
     assert {one.finish() for one in followers} == {blob}
     assert front.proxy.journal.count("GET", blob) == 1
     front.gateway.come_back()
-    front.wait_until_stored(image)
+    wait_until(lambda: front.headpond.store.holds(blob), "the bucket has it", timeout=90, pause=0.2)
     front.headpond.store.check()
 
 

@@ -42,7 +42,10 @@ def scrub(headpond: Headpond) -> tuple[int, dict]:
 
 
 def get_image(headpond: Headpond, image: Image) -> None:
+    """All platforms of it, each by its manifest: what no manifest refers to may go."""
     assert headpond.get(f"/v2/{image.repository}/manifests/{image.tag}").digest == image.digest
+    for manifest in image.manifests:
+        assert headpond.get(f"/v2/{image.repository}/manifests/{manifest.digest}").digest == manifest.digest
     for digest in image.blobs:
         assert headpond.get(f"/v2/{image.repository}/blobs/{digest}").digest == digest
 

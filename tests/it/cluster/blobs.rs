@@ -15,7 +15,7 @@ use crate::fill::{Reader, assert_at_most};
 use crate::headpond::Headpond;
 
 const MIB: usize = 1 << 20;
-const LENGTH: usize = 32 * MIB;
+const LENGTH: usize = 12 * MIB;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A blob that `owner` owns.
@@ -28,7 +28,7 @@ fn put_blob_of(cluster: &Replicas, owner: usize) -> (Digest, Bytes) {
 /// Clients that have read 40 % of what upstream holds at half.
 async fn held_clients(cluster: &Replicas, servers: &[Arc<Headpond>], digest: &Digest, content: &Bytes) -> Vec<(usize, Reader)> {
     cluster.fake.hold_blobs_at(LENGTH as u64 / 2);
-    let reading = (0..30).map(|client| async move {
+    let reading = (0..24).map(|client| async move {
         let number = client % servers.len();
         let mut reader = Reader::open(&servers[number], digest, "", content).await;
         reader.read_to(LENGTH * 40 / 100).await;

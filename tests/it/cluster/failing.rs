@@ -3,12 +3,18 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
+use headpond::cluster::{PROOF_HEADER, ReplicaKey, ranked};
+use headpond::oci::Digest;
 use reqwest::StatusCode;
+use reqwest::header::{CONTENT_LENGTH, HeaderMap};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use super::{Replicas, asked, manifest};
+use super::{Replicas, TOKEN_KEY, asked, manifest};
+use crate::fake_upstream::pseudo_random;
+use crate::fill::{Reader, assert_at_most};
 use crate::headpond::Headpond;
 
 const LIMITS: &str = "limits: {peers_refresh: 1h, peer_timeout: 200ms}";
@@ -106,4 +112,61 @@ async fn an_owner_that_has_left_is_followed_by_the_next() {
         assert_eq!(server.get(&manifest(&repository, &"1")).await.digest(), old.digest);
     }
     assert_eq!(servers.iter().map(|server| asked(server, "failed")).sum::<u64>(), 0);
+}
+
+/// One that has the key, and answers any request with the head of a blob of `length` bytes; then come
+/// these bytes, and nothing more.
+async fn owner_that_sends(address: SocketAddr, length: usize, bytes: Bytes) -> JoinHandle<()> {
+    let listener = TcpListener::bind(address).await.unwrap();
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 4096];
+            let read = stream.read(&mut request).await.unwrap_or(0);
+            let request = String::from_utf8_lossy(&request[..read]).into_owned();
+            let Some(nonce) = request.split("Headpond-Replica ").nth(1).and_then(|signature| signature.split(',').nth(1)) else { continue };
+            let headers = HeaderMap::from_iter([(CONTENT_LENGTH, length.into())]);
+            let proof = ReplicaKey::derive(TOKEN_KEY).prove(nonce, 200, &headers);
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n{PROOF_HEADER}: {proof}\r\n\r\n");
+            let _ = stream.write_all(head.as_bytes()).await;
+            let _ = stream.write_all(&bytes).await;
+            open.push(stream);
+        }
+    })
+}
+
+/// A blob that the replica at address 1 owns.
+fn put_its_blob(cluster: &Replicas, length: usize) -> (Digest, Bytes) {
+    let is_its = |digest: Digest| ranked(&cluster.addresses, &digest.to_string())[0] == cluster.addresses[1];
+    let content = (1..).map(|seed| pseudo_random(seed, length)).find(|content| is_its(Digest::of(content))).unwrap();
+    (cluster.fake.put_blob(content.clone()), content)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_stops_in_mid_transfer_costs_its_clients_a_wait_and_no_byte_twice() {
+    const LENGTH: usize = 8 << 20;
+    let cluster = Replicas::with(2, "limits: {peers_refresh: 1h, peer_timeout: 200ms, stall_timeout: 500ms}", "").await;
+    let (digest, content) = put_its_blob(&cluster, LENGTH);
+    let server = cluster.start(0).await;
+    let owner = owner_that_sends(cluster.addresses[1], LENGTH, content.slice(..LENGTH / 2)).await;
+    assert_eq!(Reader::open(&server, &digest, "", &content).await.rest().await, Ok(LENGTH));
+    assert_at_most(cluster.fake.blob_bytes_sent(&digest), 55, LENGTH);
+    owner.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_bytes_of_an_owner_reach_nobody_as_a_whole_and_upstream_has_the_right_ones() {
+    const LENGTH: usize = 1 << 20;
+    let cluster = Replicas::with(2, LIMITS, "").await;
+    let (digest, content) = put_its_blob(&cluster, LENGTH);
+    let server = cluster.start(0).await;
+    let mut rotten = content.to_vec();
+    rotten[LENGTH / 2] ^= 1;
+    let owner = owner_that_sends(cluster.addresses[1], LENGTH, rotten.into()).await;
+    let answer = server.get(&Headpond::blob(&digest)).await;
+    assert!(answer.body.is_err(), "a wrong blob was complete");
+    server.wait_for_fills().await;
+    assert_eq!(Reader::open(&server, &digest, "", &content).await.rest().await, Ok(LENGTH));
+    owner.abort();
 }

@@ -72,10 +72,6 @@ impl Subject {
         let (records, replica) = (bucket.records(), Some(other.records()));
         Self { objects, bucket, records, replica, expected, unfinished_uploads: Box::new(|| 0), _keep: Box::new(()) }
     }
-
-    pub(crate) fn keep(self, keep: impl Any + Send) -> Self {
-        Self { _keep: Box::new(keep), ..self }
-    }
 }
 
 /// The tests of one kind of store.

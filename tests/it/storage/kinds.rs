@@ -35,10 +35,9 @@ async fn disk() -> Subject {
 
 /// S3 over HTTP. Its conditional PUT looks and then writes: two that come at once may both win.
 async fn s3s_fs() -> Subject {
-    let fake = Arc::new(FakeBucket::start().await);
+    let fake = FakeBucket::start().await;
     let expected = Expected { decides_races: false, preconditions: ALL_HONOURED, is_server: true };
     let clients = [fake.client().await, fake.client().await];
-    let unfinished = Arc::clone(&fake);
-    let subject = Subject::shared(clients, expected).await.keep(fake);
-    Subject { unfinished_uploads: Box::new(move || unfinished.unfinished_uploads()), ..subject }
+    let subject = Subject::shared(clients, expected).await;
+    Subject { unfinished_uploads: Box::new(move || fake.unfinished_uploads()), ..subject }
 }
