@@ -37,6 +37,7 @@ mod retirement;
 mod scrub;
 mod server;
 mod server_tls;
+mod small_disk;
 mod storage;
 mod tags;
 mod tags_list;

@@ -1,80 +1,22 @@
 //! Room on the disk: a cap and a floor that hold at every moment, and what goes for them.
 
-use std::fs::File;
-use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use headpond::clock::Clock;
 use headpond::oci::{Digest, DigestHasher, RepositoryName};
-use headpond::storage::{BlobLinkRecord, Disk, LocalDisk, ManifestRecord, RecordKey, RoomLimits, Space, StorageError, Store, StoreParts};
+use headpond::storage::{BlobLinkRecord, Disk, ManifestRecord, RecordKey, RoomLimits, StorageError, Store, StoreParts};
 use tempfile::TempDir;
 
 use crate::du::du;
 use crate::fake_upstream::pseudo_random;
 use crate::faulty_disk::FaultyDisk;
+use crate::small_disk::SmallDisk;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
-
-/// A file system of so many bytes, which does not sync: that would only take time.
-#[derive(Debug)]
-struct SmallDisk {
-    store: PathBuf,
-    total_bytes: u64,
-    others_bytes: AtomicU64,
-    asked: AtomicU64,
-}
-
-impl Disk for SmallDisk {
-    fn create(&self, path: &Path) -> io::Result<File> {
-        LocalDisk.create(path)
-    }
-
-    fn reserve(&self, file: &File, length_bytes: u64) -> io::Result<()> {
-        LocalDisk.reserve(file, length_bytes)
-    }
-
-    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-        LocalDisk.write_at(file, bytes, offset)
-    }
-
-    fn sync_data(&self, _: &File) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn create_directory(&self, path: &Path) -> io::Result<bool> {
-        LocalDisk.create_directory(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        LocalDisk.rename(from, to)
-    }
-
-    fn sync_directory(&self, _: &Path) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        LocalDisk.remove(path)
-    }
-
-    fn space(&self, _: &Path) -> io::Result<Space> {
-        self.asked.fetch_add(1, Ordering::AcqRel);
-        let used_bytes = du(&self.store) + self.others_bytes.load(Ordering::Acquire);
-        Ok(Space { total_bytes: self.total_bytes, free_bytes: self.total_bytes.saturating_sub(used_bytes), block_bytes: 4096 })
-    }
-}
-
-impl SmallDisk {
-    fn of(directory: &TempDir, total_bytes: u64) -> Arc<Self> {
-        let store = directory.path().to_owned();
-        Arc::new(Self { store, total_bytes, others_bytes: AtomicU64::new(0), asked: AtomicU64::new(0) })
-    }
-}
 
 fn name(text: &str) -> RepositoryName {
     RepositoryName::parse(text).unwrap()
