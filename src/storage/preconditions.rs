@@ -37,11 +37,18 @@ pub struct Preconditions {
     pub update: Support,
     /// `If-None-Match: *` on the completion of an upload in parts.
     pub complete: Support,
+    /// `If-Match` is compared as it stands with an ETag without quotes, as some servers do (Ceph RGW 16).
+    pub bare_e_tags: bool,
 }
 
 impl Preconditions {
     /// Of a store that has none, such as local disk: one process holds it, and its locks do.
-    pub const NONE: Self = Self { create: Support::Ignored, update: Support::Ignored, complete: Support::Ignored };
+    pub const NONE: Self = Self { create: Support::Ignored, update: Support::Ignored, complete: Support::Ignored, bare_e_tags: false };
+
+    /// An ETag as `If-Match` has to say it.
+    pub(super) fn if_match(self, e_tag: &str) -> String {
+        if self.bare_e_tags { e_tag.trim_matches('"').to_owned() } else { e_tag.to_owned() }
+    }
 }
 
 /// What is known of it by now; cheap to clone.

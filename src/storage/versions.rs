@@ -188,7 +188,7 @@ impl Records {
         let preconditions = self.preconditions.get();
         let (mode, support) = match expected {
             Expected::Absent => (Some(PutMode::Create), preconditions.create),
-            Expected::Version(version) => (version.update_mode(), preconditions.update),
+            Expected::Version(version) => (version.update_mode(preconditions), preconditions.update),
         };
         let mode = mode.filter(|_| support != Support::Ignored);
         // Writers of one process never race in the bucket: that saves them conflicts.
@@ -260,8 +260,8 @@ impl RecordBytes {
 
 impl Version {
     /// How a bucket is told to write over this version alone; none if it gave no name for it.
-    fn update_mode(&self) -> Option<PutMode> {
-        let e_tag = self.e_tag.as_deref()?.to_owned();
+    fn update_mode(&self, preconditions: Preconditions) -> Option<PutMode> {
+        let e_tag = preconditions.if_match(self.e_tag.as_deref()?);
         Some(PutMode::Update(UpdateVersion { e_tag: Some(e_tag), version: None }))
     }
 }

@@ -61,7 +61,7 @@ impl Bucket {
     fn found(&self, found: Preconditions) {
         self.preconditions.set(found);
         self.metrics.preconditions_known([found.create.gauge(), found.update.gauge(), found.complete.gauge()]);
-        let Preconditions { create, update, complete } = found;
+        let Preconditions { create, update, complete, bare_e_tags: _ } = found;
         if create == Support::Honoured && update == Support::Honoured {
             tracing::info!(?complete, "the bucket keeps to conditional writes: replicas do not overwrite each other's records");
         } else {
@@ -83,14 +83,19 @@ async fn try_all(objects: &dyn ObjectStore, key: &Key) -> Result<Preconditions> 
 
     let update = |e_tag: String| PutMode::Update(UpdateVersion { e_tag: Some(e_tag), version: None });
     let current = put("current", PutMode::Overwrite).await?.e_tag;
-    let update = match (refusal(put("updated over", update(OTHER_E_TAG.to_owned())).await)?, current) {
-        (Support::Honoured, Some(e_tag)) => acceptance(put("updated", update(e_tag)).await)?,
-        (Support::Honoured | Support::Ignored | Support::Unknown, _) => Support::Ignored,
-    };
+    let is_compared = refusal(put("updated over", update(OTHER_E_TAG.to_owned())).await)? == Support::Honoured;
+    let (mut update_support, mut bare_e_tags) = (Support::Ignored, false);
+    if let Some(e_tag) = current.filter(|_| is_compared) {
+        update_support = acceptance(put("updated", update(e_tag.clone())).await)?;
+        if update_support == Support::Ignored {
+            update_support = acceptance(put("updated", update(e_tag.trim_matches('"').to_owned())).await)?;
+            bare_e_tags = update_support == Support::Honoured;
+        }
+    }
 
     // The one conditional completion that the client makes: a copy in parts, onto what is there.
     let complete = refusal(objects.copy_opts(key, key, CopyOptions { mode: CopyMode::Create, ..CopyOptions::default() }).await)?;
-    Ok(Preconditions { create, update, complete })
+    Ok(Preconditions { create, update: update_support, complete, bare_e_tags })
 }
 
 /// What a write says that should have been refused.
