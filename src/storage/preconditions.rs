@@ -44,26 +44,53 @@ impl Preconditions {
     pub const NONE: Self = Self { create: Support::Ignored, update: Support::Ignored, complete: Support::Ignored };
 }
 
+/// How an entity tag has to be written into `If-Match`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ETagForm {
+    /// As the store tells it, in quotes: as the standard has it.
+    #[default]
+    Quoted,
+    /// Without them: Ceph RGW 16 finds no quoted one equal to any.
+    Bare,
+}
+
+impl ETagForm {
+    /// An entity tag, as the store has told it, in this form.
+    #[must_use]
+    pub fn write(self, e_tag: &str) -> String {
+        match self {
+            Self::Quoted => e_tag,
+            Self::Bare => e_tag.trim_matches('"'),
+        }
+        .to_owned()
+    }
+}
+
 /// What is known of it by now; cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct KnownPreconditions(Arc<ArcSwap<Preconditions>>);
+pub struct KnownPreconditions(Arc<ArcSwap<(Preconditions, ETagForm)>>);
 
 impl KnownPreconditions {
     /// Known from the start.
     #[must_use]
     pub fn of(preconditions: Preconditions) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(preconditions)))
+        Self(Arc::new(ArcSwap::from_pointee((preconditions, ETagForm::Quoted))))
     }
 
     /// What is known now.
     #[must_use]
     pub fn get(&self) -> Preconditions {
-        **self.0.load()
+        self.0.load().0
+    }
+
+    /// How `If-Match` is written.
+    #[must_use]
+    pub fn e_tag_form(&self) -> ETagForm {
+        self.0.load().1
     }
 
     /// Notes what was found out.
-    #[allow(dead_code)] // the probe sets it
-    pub(super) fn set(&self, preconditions: Preconditions) {
-        self.0.store(Arc::new(preconditions));
+    pub(super) fn set(&self, preconditions: Preconditions, form: ETagForm) {
+        self.0.store(Arc::new((preconditions, form)));
     }
 }
