@@ -37,60 +37,40 @@ pub struct Preconditions {
     pub update: Support,
     /// `If-None-Match: *` on the completion of an upload in parts.
     pub complete: Support,
+    /// `If-Match` is compared as it stands with an ETag without quotes, as some servers do (Ceph RGW 16).
+    pub bare_e_tags: bool,
 }
 
 impl Preconditions {
     /// Of a store that has none, such as local disk: one process holds it, and its locks do.
-    pub const NONE: Self = Self { create: Support::Ignored, update: Support::Ignored, complete: Support::Ignored };
-}
+    pub const NONE: Self = Self { create: Support::Ignored, update: Support::Ignored, complete: Support::Ignored, bare_e_tags: false };
 
-/// How an entity tag has to be written into `If-Match`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ETagForm {
-    /// As the store tells it, in quotes: as the standard has it.
-    #[default]
-    Quoted,
-    /// Without them: Ceph RGW 16 finds no quoted one equal to any.
-    Bare,
-}
-
-impl ETagForm {
-    /// An entity tag, as the store has told it, in this form.
-    #[must_use]
-    pub fn write(self, e_tag: &str) -> String {
-        match self {
-            Self::Quoted => e_tag,
-            Self::Bare => e_tag.trim_matches('"'),
-        }
-        .to_owned()
+    /// An ETag as `If-Match` has to say it.
+    pub(super) fn if_match(self, e_tag: &str) -> String {
+        if self.bare_e_tags { e_tag.trim_matches('"').to_owned() } else { e_tag.to_owned() }
     }
 }
 
 /// What is known of it by now; cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct KnownPreconditions(Arc<ArcSwap<(Preconditions, ETagForm)>>);
+pub struct KnownPreconditions(Arc<ArcSwap<Preconditions>>);
 
 impl KnownPreconditions {
     /// Known from the start.
     #[must_use]
     pub fn of(preconditions: Preconditions) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee((preconditions, ETagForm::Quoted))))
+        Self(Arc::new(ArcSwap::from_pointee(preconditions)))
     }
 
     /// What is known now.
     #[must_use]
     pub fn get(&self) -> Preconditions {
-        self.0.load().0
-    }
-
-    /// How `If-Match` is written.
-    #[must_use]
-    pub fn e_tag_form(&self) -> ETagForm {
-        self.0.load().1
+        **self.0.load()
     }
 
     /// Notes what was found out.
-    pub(super) fn set(&self, preconditions: Preconditions, form: ETagForm) {
-        self.0.store(Arc::new((preconditions, form)));
+    #[allow(dead_code)] // the probe sets it
+    pub(super) fn set(&self, preconditions: Preconditions) {
+        self.0.store(Arc::new(preconditions));
     }
 }

@@ -15,7 +15,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::preconditions::ETagForm;
 use super::records::{RecordKey, Records};
 use super::{Preconditions, StorageError, Support};
 use crate::oci::Digest;
@@ -189,7 +188,7 @@ impl Records {
         let preconditions = self.preconditions.get();
         let (mode, support) = match expected {
             Expected::Absent => (Some(PutMode::Create), preconditions.create),
-            Expected::Version(version) => (version.update_mode(self.preconditions.e_tag_form()), preconditions.update),
+            Expected::Version(version) => (version.update_mode(preconditions), preconditions.update),
         };
         let mode = mode.filter(|_| support != Support::Ignored);
         // Writers of one process never race in the bucket: that saves them conflicts.
@@ -261,8 +260,8 @@ impl RecordBytes {
 
 impl Version {
     /// How a bucket is told to write over this version alone; none if it gave no name for it.
-    fn update_mode(&self, form: ETagForm) -> Option<PutMode> {
-        let e_tag = form.write(self.e_tag.as_deref()?);
+    fn update_mode(&self, preconditions: Preconditions) -> Option<PutMode> {
+        let e_tag = preconditions.if_match(self.e_tag.as_deref()?);
         Some(PutMode::Update(UpdateVersion { e_tag: Some(e_tag), version: None }))
     }
 }

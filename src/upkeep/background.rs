@@ -28,7 +28,8 @@ impl Upkeep {
                 // A command's run does as well.
                 let Some((place, ended)) = upkeep.scrubs.take_for_background() else { continue };
                 let scrub = Scrub::new(Arc::clone(&upkeep.parts), ScrubOptions::default(), Teller::silent());
-                unless_ended(&ended, async { drop(scrub.run().await) }).await;
+                let run = Box::pin(scrub.run());
+                unless_ended(&ended, async { drop(run.await) }).await;
                 drop(place);
             }
         });
@@ -46,7 +47,8 @@ impl Upkeep {
                 tokio::time::sleep(jittered(std::mem::replace(&mut wait, interval))).await;
                 let Some((place, ended)) = upkeep.collections.take_for_background() else { continue };
                 let gc = Gc::new(Arc::clone(&upkeep.parts), GcOptions::default(), Teller::silent());
-                unless_ended(&ended, async { drop(gc.run().await) }).await;
+                let run = Box::pin(gc.run());
+                unless_ended(&ended, async { drop(run.await) }).await;
                 drop(place);
             }
         });

@@ -7,7 +7,6 @@ use object_store::path::Path as Key;
 use object_store::{CopyMode, CopyOptions, Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, Result, UpdateVersion};
 
 use super::{Bucket, failure};
-use crate::storage::preconditions::ETagForm;
 use crate::storage::{Preconditions, StorageError, Support, layout};
 use crate::telemetry::metrics::BucketResult;
 
@@ -30,7 +29,7 @@ impl Bucket {
     pub async fn find_out_preconditions(self) {
         let (mut pause, mut said) = (FIRST_PAUSE, false);
         loop {
-            match self.try_out().await {
+            match self.probe().await {
                 Ok(found) => return self.found(found),
                 Err(error) if said || error.is_unavailable() => tracing::debug!(%error, "the bucket could not be tried yet"),
                 Err(error) => {
@@ -51,10 +50,6 @@ impl Bucket {
     /// # Errors
     /// When the bucket does not say, or does not take an object.
     pub async fn probe(&self) -> Result<Preconditions, StorageError> {
-        self.try_out().await.map(|(found, _)| found)
-    }
-
-    async fn try_out(&self) -> Result<(Preconditions, ETagForm), StorageError> {
         let key = layout::probe();
         let tried = try_all(&*self.objects, &key).await;
         let removed = self.objects.delete(&key).await;
@@ -63,10 +58,10 @@ impl Bucket {
         Ok(found)
     }
 
-    fn found(&self, (found, form): (Preconditions, ETagForm)) {
-        self.preconditions.set(found, form);
+    fn found(&self, found: Preconditions) {
+        self.preconditions.set(found);
         self.metrics.preconditions_known([found.create.gauge(), found.update.gauge(), found.complete.gauge()]);
-        let Preconditions { create, update, complete } = found;
+        let Preconditions { create, update, complete, bare_e_tags: _ } = found;
         if create == Support::Honoured && update == Support::Honoured {
             tracing::info!(?complete, "the bucket keeps to conditional writes: replicas do not overwrite each other's records");
         } else {
@@ -81,35 +76,26 @@ impl Bucket {
     }
 }
 
-async fn try_all(objects: &dyn ObjectStore, key: &Key) -> Result<(Preconditions, ETagForm)> {
+async fn try_all(objects: &dyn ObjectStore, key: &Key) -> Result<Preconditions> {
     let put = |text: &'static str, mode: PutMode| objects.put_opts(key, PutPayload::from(text), PutOptions::from(mode));
     put("first", PutMode::Overwrite).await?;
     let create = refusal(put("created over", PutMode::Create).await)?;
-    let (update, form) = match put("current", PutMode::Overwrite).await?.e_tag {
-        Some(e_tag) => try_update(objects, key, &e_tag).await?,
-        None => (Support::Ignored, ETagForm::Quoted),
-    };
+
+    let update = |e_tag: String| PutMode::Update(UpdateVersion { e_tag: Some(e_tag), version: None });
+    let current = put("current", PutMode::Overwrite).await?.e_tag;
+    let is_compared = refusal(put("updated over", update(OTHER_E_TAG.to_owned())).await)? == Support::Honoured;
+    let (mut update_support, mut bare_e_tags) = (Support::Ignored, false);
+    if let Some(e_tag) = current.filter(|_| is_compared) {
+        update_support = acceptance(put("updated", update(e_tag.clone())).await)?;
+        if update_support == Support::Ignored {
+            update_support = acceptance(put("updated", update(e_tag.trim_matches('"').to_owned())).await)?;
+            bare_e_tags = update_support == Support::Honoured;
+        }
+    }
 
     // The one conditional completion that the client makes: a copy in parts, onto what is there.
     let complete = refusal(objects.copy_opts(key, key, CopyOptions { mode: CopyMode::Create, ..CopyOptions::default() }).await)?;
-    Ok((Preconditions { create, update, complete }, form))
-}
-
-/// Both have to hold: what names another state is refused, and what names this one is taken.
-async fn try_update(objects: &dyn ObjectStore, key: &Key, e_tag: &str) -> Result<(Support, ETagForm)> {
-    for form in [ETagForm::Quoted, ETagForm::Bare] {
-        let update = |e_tag: &str| {
-            let mode = PutMode::Update(UpdateVersion { e_tag: Some(form.write(e_tag)), version: None });
-            objects.put_opts(key, PutPayload::from("updated"), PutOptions::from(mode))
-        };
-        if refusal(update(OTHER_E_TAG).await)? != Support::Honoured {
-            break;
-        }
-        if acceptance(update(e_tag).await)? == Support::Honoured {
-            return Ok((Support::Honoured, form));
-        }
-    }
-    Ok((Support::Ignored, ETagForm::Quoted))
+    Ok(Preconditions { create, update: update_support, complete, bare_e_tags })
 }
 
 /// What a write says that should have been refused.

@@ -7,7 +7,7 @@ use super::KEY_BYTES;
 /// No slot.
 const NONE: u32 = u32::MAX;
 /// Slots that are allocated together.
-const CHUNK: usize = 4096;
+const CHUNK: usize = 8192;
 
 /// Where a blob stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
