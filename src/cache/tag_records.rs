@@ -270,7 +270,7 @@ impl Cache {
     /// is another one by now, and writes that.
     async fn record_tag(&self, origin: &Origin, tag: &Tag, mut entry: TagEntry) {
         loop {
-            if let Err(error) = self.store.records.write(&RecordKey::tag(&origin.repository, tag), &self.tag_record(origin, &entry)).await {
+            if let Err(error) = self.store.records.write(&RecordKey::tag(&origin.repository, tag), &tag_record(origin, &entry)).await {
                 return self.not_recorded(origin, &error);
             }
             self.record_validation(origin, tag, entry.as_validated()).await;
@@ -314,17 +314,13 @@ impl Cache {
         place: Expected,
     ) -> Result<Result<Version, Conflict>, StorageError> {
         let (records, key) = (&self.store.records, RecordKey::tag(&origin.repository, tag));
-        let record = self.tag_record(origin, entry);
+        let record = tag_record(origin, entry);
         if let Ok(version) = records.write_if(&key, &record, place).await? {
             return Ok(Ok(version));
         }
         let found = records.read_versioned(&key).await?;
         let same = found.filter(|(found, _)| found.digest == record.digest && found.source == record.source);
         Ok(same.map(|(_, version)| version).ok_or(Conflict))
-    }
-
-    fn tag_record(&self, origin: &Origin, entry: &TagEntry) -> TagRecord {
-        TagRecord { digest: entry.digest, source: origin.source.to_string(), updated_at: self.now_seconds() }
     }
 
     /// Has upstream asked once more, for nobody in particular, now that another replica's word is known.
@@ -346,4 +342,10 @@ impl Cache {
             self.not_recorded(origin, &error);
         }
     }
+}
+
+/// Dated when upstream said so: a record that is written late, and read before its validation is written, must not make
+/// the tag fresher than it is.
+fn tag_record(origin: &Origin, entry: &TagEntry) -> TagRecord {
+    TagRecord { digest: entry.digest, source: origin.source.to_string(), updated_at: entry.validated_at }
 }
