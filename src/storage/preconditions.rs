@@ -69,7 +69,6 @@ impl KnownPreconditions {
     }
 
     /// Notes what was found out.
-    #[allow(dead_code)] // the probe sets it
     pub(super) fn set(&self, preconditions: Preconditions) {
         self.0.store(Arc::new(preconditions));
     }
