@@ -11,6 +11,7 @@
 //! read from the store each time.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use moka::Entry;
 use moka::ops::compute::{CompResult, Op};
@@ -23,6 +24,9 @@ use crate::storage::{Conflict, Expected, IfChanged, RecordKey, StorageError, Tag
 /// Of what is believed for a while, the part after which it is compared behind a request, so that
 /// tags in use keep nobody waiting.
 const COMPARED_AHEAD: u32 = 2;
+
+/// How long a tag waits for what was kept for the bucket before it, until it is compared once more.
+const SENT_WITHIN: Duration = Duration::from_secs(30);
 
 /// What is done where another replica has written in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -262,8 +266,18 @@ impl Cache {
             if let Err(error) = cache.record_known_manifest(&origin, &entry.digest).await {
                 cache.not_recorded(&origin, &error);
             }
-            cache.record_shared_tag(&origin, &tag, entry, place, OnConflict::Forget).await;
+            if cache.all_sent().await {
+                cache.record_shared_tag(&origin, &tag, entry, place, OnConflict::Forget).await;
+            } else {
+                cache.unrecorded.add(&origin, &tag);
+            }
         });
+    }
+
+    /// Waits for what was kept while the bucket was away: who sees a tag there is to find what it points to.
+    async fn all_sent(&self) -> bool {
+        let Some(bucket) = &self.store.bucket else { return true };
+        tokio::time::timeout(SENT_WITHIN, bucket.all_sent()).await.is_ok()
     }
 
     /// Writes a tag. Two such tasks may run at once, in any order: whoever ends last sees that the tag

@@ -141,6 +141,11 @@ impl Bucket {
         self.later.run().await;
     }
 
+    /// Waits until nothing that was to be written behind is left to be sent.
+    pub async fn all_sent(&self) {
+        self.later.emptied().await;
+    }
+
     pub(super) fn objects(&self) -> &dyn ObjectStore {
         &*self.objects
     }

@@ -31,6 +31,8 @@ pub(in crate::storage) struct Later {
     guard: Guard,
     kept: Mutex<Kept>,
     added: Notify,
+    /// Wakes those who wait until nothing is kept.
+    emptied: Notify,
 }
 
 #[derive(Default)]
@@ -43,7 +45,7 @@ struct Kept {
 
 impl Later {
     pub(super) fn new(objects: Arc<dyn ObjectStore>, guard: Guard) -> Self {
-        Self { objects, guard, kept: Mutex::default(), added: Notify::new() }
+        Self { objects, guard, kept: Mutex::default(), added: Notify::new(), emptied: Notify::new() }
     }
 
     /// Writes an object, or keeps it if the bucket does not answer.
@@ -70,12 +72,23 @@ impl Later {
         self.lock().remove(key);
     }
 
+    /// Waits until nothing is kept.
+    pub(super) async fn emptied(&self) {
+        let emptied = self.emptied.notified();
+        tokio::pin!(emptied);
+        emptied.as_mut().enable();
+        if !self.lock().objects.is_empty() {
+            emptied.await;
+        }
+    }
+
     /// Sends what is kept, for as long as it runs.
     pub(super) async fn run(&self) {
         let mut pause = FIRST_PAUSE;
         loop {
             let batch = self.first();
             if batch.is_empty() {
+                self.emptied.notify_waiters();
                 self.added.notified().await;
                 continue;
             }
