@@ -22,7 +22,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, BodyStream, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::{Service, service_fn};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use s3s::auth::SimpleAuth;
@@ -30,6 +30,7 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 use secrecy::SecretString;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::RwLock;
 use tokio::task::{JoinHandle, JoinSet};
 
 pub(crate) const BUCKET: &str = "cache";
@@ -76,11 +77,31 @@ struct Plan {
     journal: Vec<Call>,
 }
 
+/// What answers. Of itself it looks at an object's name and its bytes one after the other, and at a
+/// precondition before it writes: who changes a whole object has it for himself, as in S3.
+struct Objects {
+    service: S3Service,
+    turn: RwLock<()>,
+}
+
+impl Objects {
+    async fn call(&self, request: Request<Incoming>) -> Result<Response<s3s::Body>, String> {
+        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+        let is_part = request.uri().query().is_some_and(|query| query.contains("partNumber="));
+        let (_read, _write) = match (is_read, is_part) {
+            (true, _) => (Some(self.turn.read().await), None),
+            (false, true) => (None, None),
+            (false, false) => (None, Some(self.turn.write().await)),
+        };
+        Service::call(&self.service, request).await.map_err(|error| format!("{error:?}"))
+    }
+}
+
 /// A running S3 with one bucket.
 pub(crate) struct FakeBucket {
     address: SocketAddr,
     root: TempDir,
-    service: Arc<S3Service>,
+    objects: Arc<Objects>,
     plan: Arc<Mutex<Plan>>,
     accepting: Mutex<Option<JoinHandle<()>>>,
 }
@@ -97,7 +118,7 @@ impl FakeBucket {
         let fake = Self {
             address: listener.local_addr().unwrap(),
             root,
-            service: Arc::new(builder.build()),
+            objects: Arc::new(Objects { service: builder.build(), turn: RwLock::default() }),
             plan: Arc::default(),
             accepting: Mutex::default(),
         };
@@ -212,14 +233,14 @@ impl FakeBucket {
     }
 
     fn accept(&self, listener: TcpListener) {
-        let (service, plan) = (Arc::clone(&self.service), Arc::clone(&self.plan));
+        let (objects, plan) = (Arc::clone(&self.objects), Arc::clone(&self.plan));
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
                 tokio::select! {
                     accepted = listener.accept() => {
                         let (stream, _) = accepted.unwrap();
-                        connections.spawn(serve(stream, Arc::clone(&service), Arc::clone(&plan)));
+                        connections.spawn(serve(stream, Arc::clone(&objects), Arc::clone(&plan)));
                     }
                     Some(_) = connections.join_next() => {}
                 }
@@ -247,9 +268,9 @@ fn walk(directory: &std::path::Path, files: &mut Vec<std::path::PathBuf>) {
     }
 }
 
-async fn serve(stream: TcpStream, service: Arc<S3Service>, plan: Arc<Mutex<Plan>>) {
+async fn serve(stream: TcpStream, objects: Arc<Objects>, plan: Arc<Mutex<Plan>>) {
     stream.set_nodelay(true).unwrap();
-    let service = service_fn(move |request| answer(Arc::clone(&service), next_fault(&plan, &request), request));
+    let service = service_fn(move |request| answer(Arc::clone(&objects), next_fault(&plan, &request), request));
     drop(auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await);
 }
 
@@ -269,7 +290,7 @@ fn next_fault(plan: &Mutex<Plan>, request: &Request<Incoming>) -> Option<Fault> 
 }
 
 /// An `Err` ends the connection.
-async fn answer(service: Arc<S3Service>, fault: Option<Fault>, request: Request<Incoming>) -> Result<Response<Body>, String> {
+async fn answer(objects: Arc<Objects>, fault: Option<Fault>, request: Request<Incoming>) -> Result<Response<Body>, String> {
     match fault {
         Some(Fault::SlowDown) => return Ok(error(StatusCode::SERVICE_UNAVAILABLE, "SlowDown")),
         Some(Fault::AccessDenied) => return Ok(error(StatusCode::FORBIDDEN, "AccessDenied")),
@@ -277,7 +298,7 @@ async fn answer(service: Arc<S3Service>, fault: Option<Fault>, request: Request<
         Some(Fault::Reset) => return Err("planned by the test".to_owned()),
         Some(Fault::LostAnswer | Fault::Truncate) | None => {}
     }
-    let answer = service.call(request).await.map_err(|error| format!("{error:?}"))?;
+    let answer = objects.call(request).await?;
     match fault {
         Some(Fault::LostAnswer) => Err("planned by the test".to_owned()),
         Some(Fault::Truncate) => Ok(answer.map(|body| truncated(body).boxed_unsync())),

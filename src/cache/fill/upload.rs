@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use thiserror::Error;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use super::{Fill, Phase, Progress};
 use crate::oci::Digest;
@@ -46,6 +46,9 @@ enum UploadError {
     Storage(#[from] StorageError),
     #[error("the staged blob cannot be read: {0}")]
     Read(#[from] std::io::Error),
+    /// The task of a part ended without a result.
+    #[error("the task that sends a part is gone: {0}")]
+    Part(#[from] JoinError),
     /// The fill ended without the blob.
     #[error("the transfer failed")]
     GivenUp,
@@ -152,6 +155,8 @@ impl Uploads {
             };
             if is_first {
                 uploads.lock().remove(&digest);
+                // After that: what is under way is not tried again.
+                uploads.shared.retry.notify_one();
             }
             let _ = ended.send(taken);
         });
@@ -176,10 +181,9 @@ impl Uploads {
                 self.forget(digest).await;
                 false
             }
-            Err(error @ (UploadError::Storage(_) | UploadError::Read(_))) => {
+            Err(error @ (UploadError::Storage(_) | UploadError::Read(_) | UploadError::Part(_))) => {
                 let then = if self.shared.keeps_on_disk { "it is tried again" } else { "it is not kept" };
                 tracing::warn!(%digest, %error, "the bucket did not take a blob; {then}");
-                self.shared.retry.notify_one();
                 false
             }
         }
@@ -218,7 +222,7 @@ impl Uploads {
                 sent
             });
             while let Some(sent) = parts.try_join_next() {
-                sent.map_err(|_| UploadError::GivenUp)??;
+                sent??;
             }
             offset += length;
             if ready.is_all && offset >= ready.to {
@@ -226,7 +230,7 @@ impl Uploads {
             }
         }
         while let Some(sent) = parts.join_next().await {
-            sent.map_err(|_| UploadError::GivenUp)??;
+            sent??;
         }
         Ok(())
     }
@@ -241,7 +245,8 @@ impl Uploads {
         let mut pause = FIRST_RETRY;
         loop {
             pause = if self.retry_all().await { FIRST_RETRY } else { (pause * 2).min(MAX_RETRY) };
-            let is_idle = self.pending().await.is_empty();
+            let pending = self.pending().await;
+            let is_idle = pending.iter().all(|digest| self.lock().contains(digest));
             if is_idle {
                 self.shared.retry.notified().await;
             }

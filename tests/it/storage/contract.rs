@@ -41,8 +41,6 @@ pub(crate) struct Subject {
 /// In what kinds of stores differ.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Expected {
-    /// Whether, of many processes that write one record at once, exactly one is told that it did.
-    pub(crate) decides_races: bool,
     /// What its conditional writes are worth.
     pub(crate) preconditions: Preconditions,
     /// Whether it is a server: it signs URLs, and an answer is told from a failure by its status.

@@ -17,7 +17,7 @@ facts!(s3s_fs);
 async fn memory() -> Subject {
     let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let client = || BucketClient::over(Arc::clone(&objects), limits(), metrics());
-    let expected = Expected { decides_races: true, preconditions: ALL_HONOURED, is_server: false };
+    let expected = Expected { preconditions: ALL_HONOURED, is_server: false };
     Subject::shared([client(), client()], expected).await
 }
 
@@ -25,18 +25,17 @@ async fn memory() -> Subject {
 async fn disk() -> Subject {
     let directory = TempDir::new().unwrap();
     let objects: Arc<dyn ObjectStore> = Arc::new(object_store::local::LocalFileSystem::new_with_prefix(directory.path()).unwrap());
-    let expected =
-        Expected { decides_races: true, preconditions: Preconditions { update: Support::Ignored, ..ALL_HONOURED }, is_server: false };
+    let expected = Expected { preconditions: Preconditions { update: Support::Ignored, ..ALL_HONOURED }, is_server: false };
     let bucket = Bucket::new(BucketClient::over(Arc::clone(&objects), limits(), metrics()));
     let records = Records::new(Arc::clone(&objects));
     let (unfinished_uploads, _keep) = (Box::new(|| 0), Box::new(directory));
     Subject { objects, bucket, records, replica: None, expected, unfinished_uploads, _keep }
 }
 
-/// S3 over HTTP. Its conditional PUT looks and then writes: two that come at once may both win.
+/// S3 over HTTP.
 async fn s3s_fs() -> Subject {
     let fake = FakeBucket::start().await;
-    let expected = Expected { decides_races: false, preconditions: ALL_HONOURED, is_server: true };
+    let expected = Expected { preconditions: ALL_HONOURED, is_server: true };
     let clients = [fake.client().await, fake.client().await];
     let subject = Subject::shared(clients, expected).await;
     Subject { unfinished_uploads: Box::new(move || fake.unfinished_uploads()), ..subject }
