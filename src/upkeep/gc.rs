@@ -22,7 +22,7 @@ use super::UpkeepParts;
 use super::report::{GcPhase, GcReport, Unneeded, UnneededState};
 use super::run::Teller;
 use crate::oci::Digest;
-use crate::storage::{GcMarks, GcState, Inventory, StorageError, StoredBlob, Support, unix_seconds};
+use crate::storage::{GcMarks, GcState, Inventory, StorageError, StoredBlob, Support, Version, unix_seconds};
 use deletion::Due;
 
 /// Candidates in memory at one time: some 140 MB.
@@ -351,17 +351,25 @@ impl Look {
         match self.marks.read(digest).await? {
             // Somebody is deleting it.
             Some((found, _)) if found.state == GcState::Condemned => Ok(Looked::Kept),
+            // It would wait for ever: it was marked before the clock was set back.
+            Some((found, version))
+                if found.state == GcState::Marked && Duration::from_secs(found.since) > self.now.saturating_add(self.grace) =>
+            {
+                self.mark(digest, Some(version)).await
+            }
             Some((found, version)) if found.state == GcState::Marked => {
                 let is_over = Duration::from_secs(found.since).saturating_add(self.grace) <= self.now;
                 // A mark that came later was not followed by this look at the references.
                 let was_there = self.mark == Some(found.nonce);
                 Ok(if is_over && was_there { Looked::Due(Due { blob: self.blob, mark: version }) } else { Looked::Waiting(self.blob) })
             }
-            found => {
-                let is_marked = self.dry_run || self.marks.mark(digest, found.map(|(_, version)| version)).await?;
-                Ok(if is_marked { Looked::Marked(self.blob) } else { Looked::Waiting(self.blob) })
-            }
+            found => self.mark(digest, found.map(|(_, version)| version)).await,
         }
+    }
+
+    async fn mark(self, digest: &Digest, seen: Option<Version>) -> Result<Looked, StorageError> {
+        let is_marked = self.dry_run || self.marks.mark(digest, seen).await?;
+        Ok(if is_marked { Looked::Marked(self.blob) } else { Looked::Waiting(self.blob) })
     }
 }
 

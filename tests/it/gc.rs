@@ -26,6 +26,7 @@ use crate::hosted::HostedRepository;
 use crate::scrub::{outcome_of, store_of, upkeep_of};
 
 /// The grace that is configured.
+const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const GRACE: Duration = Duration::from_secs(24 * 60 * 60);
 /// As configured.
 const USUAL: GcOptions = GcOptions { dry_run: false, grace_ms: None };
@@ -110,6 +111,8 @@ over_both! {
     what_a_manifest_that_cannot_be_read_refers_to_stays,
     released_marks_are_forgotten_and_so_are_those_of_blobs_that_went_otherwise,
     two_collections_at_once_delete_each_blob_once,
+    a_clock_that_jumps_costs_time_and_no_blob_that_is_needed,
+    what_was_condemned_before_the_clock_was_set_back_does_not_stay_condemned,
 }
 
 async fn what_nothing_refers_to_goes_after_its_grace_and_nothing_else_does(world: World) {
@@ -189,6 +192,37 @@ async fn a_marked_blob_that_is_asked_for_stays(world: World) {
     world.clock.advance(GRACE);
     let report = world.gc(USUAL).await;
     assert_eq!((report.unmarked, report.deleted, pushed.layers), (1, 0, vec![other]));
+}
+
+async fn a_clock_that_jumps_costs_time_and_no_blob_that_is_needed(world: World) {
+    let hosted = world.hosted("team/app").await;
+    let kept = hosted.push("1", &[pseudo_random(1, 1000)]).await;
+    let orphan = world.orphan(2).await;
+    world.clock.advance(YEAR);
+    assert_eq!(world.gc(USUAL).await.marked, 1);
+    world.clock.set_back(YEAR - GRACE);
+    let report = world.gc(USUAL).await;
+    assert_eq!((report.marked, report.deleted), (1, 0), "it was marked in what is the future now");
+    let pushed = hosted.push("2", &[pseudo_random(3, 1000)]).await;
+    world.clock.advance(GRACE);
+    assert_eq!(world.gc(USUAL).await.deleted, 1);
+    assert!(!world.has(&orphan).await);
+    for digest in [kept.manifest, kept.layers[0], pushed.manifest, pushed.layers[0]] {
+        assert!(world.has(&digest).await);
+    }
+}
+
+async fn what_was_condemned_before_the_clock_was_set_back_does_not_stay_condemned(world: World) {
+    let (marks, orphan) = (world.store.gc_marks(&world.clock), world.orphan(1).await);
+    world.clock.advance(YEAR);
+    assert!(marks.mark(&orphan, None).await.unwrap());
+    let (_, mark) = marks.read(&orphan).await.unwrap().unwrap();
+    // Whoever condemned it died.
+    drop(marks.condemn(&orphan, mark).await.unwrap().unwrap());
+    world.clock.set_back(YEAR);
+    assert_eq!(marks.keep(&orphan).await.unwrap(), Presence::Condemned);
+    assert!(marks.until_deleted(&orphan).await.unwrap());
+    assert!(!world.has(&orphan).await);
 }
 
 async fn words_of_sources_go_with_their_blob(world: World) {

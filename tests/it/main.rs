@@ -9,6 +9,7 @@ mod catalog;
 mod chart;
 mod cli;
 mod cli_store;
+mod clock_jumps;
 mod cluster;
 mod config;
 mod control;
