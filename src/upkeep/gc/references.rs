@@ -14,6 +14,9 @@ use crate::upkeep::UpkeepParts;
 /// Repositories read at a time.
 const CONCURRENT_REPOSITORIES: usize = 8;
 
+/// A link is written before the manifest that needs it: younger than this it stays, whatever the grace.
+const MIN_LINK_AGE: Duration = Duration::from_secs(60);
+
 /// What one repository refers to.
 struct References {
     blobs: Vec<Prefix>,
@@ -28,7 +31,7 @@ impl Gc {
     pub(super) async fn strike_out(&mut self, candidates: &mut HashSet<Prefix>, removes_links: bool) -> Result<(), StorageError> {
         let walk = self.parts.store.records.walk();
         let repositories = stream::try_unfold(walk, |mut walk| async move { Ok(walk.next().await?.map(|contents| (contents, walk))) });
-        let (parts, grace) = (Arc::clone(&self.parts), self.grace);
+        let (parts, grace) = (Arc::clone(&self.parts), self.grace_of_links());
         let references = repositories.map_ok(|contents| references_of(Arc::clone(&parts), contents, grace));
         let mut references = references.try_buffer_unordered(CONCURRENT_REPOSITORIES).boxed();
         (self.report.repositories, self.report.manifests) = (0, 0);
@@ -51,12 +54,16 @@ impl Gc {
         Ok(())
     }
 
+    fn grace_of_links(&self) -> Duration {
+        self.grace.max(MIN_LINK_AGE)
+    }
+
     /// Removes a link, unless it was written again since it was listed.
     async fn remove_link(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool, StorageError> {
         let (records, key) = (&self.parts.store.records, RecordKey::blob_link(repository, digest));
         let Examined::Record(link, version) = records.examine(&key).await? else { return Ok(false) };
-        let is_stale =
-            Duration::from_secs(link.linked_at).saturating_add(self.grace) <= Duration::from_secs(unix_seconds(self.parts.clock.now()));
+        let is_stale = Duration::from_secs(link.linked_at).saturating_add(self.grace_of_links())
+            <= Duration::from_secs(unix_seconds(self.parts.clock.now()));
         Ok(is_stale && records.delete_if(&key, &version).await?.is_ok())
     }
 }

@@ -8,6 +8,8 @@ use crate::faulty_disk::FaultyDisk;
 use crate::faulty_records::FaultyRecords;
 use crate::hosted::Pushed;
 
+/// Older than links that a collection leaves whatever the grace.
+const SETTLED: Duration = Duration::from_secs(61);
 /// Long enough for what a collection condemned and left to be taken over.
 const ABANDONED: Duration = Duration::from_secs(11 * 60);
 
@@ -64,6 +66,7 @@ async fn assert_a_fault_costs_nothing(fault: impl Fn(usize, &Path) -> (Store, Bo
         let directory = crate::scrub::copy_of(template.path());
         let path = store_of(directory.path());
         let clock = Clock::system();
+        clock.advance(SETTLED);
         let (store, has_failed) = fault(nth, &path);
         let first = outcome_of(upkeep_of(store, &clock).gc(NOW).await.unwrap()).await.1;
         clock.advance(ABANDONED);
