@@ -139,7 +139,7 @@ impl Cache {
             tag_lists: Flights::new(tasks.clone()),
             referrer_lists: Flights::new(tasks.clone()),
             view_reads: Flights::new(tasks.clone()),
-            unrecorded: Arc::default(),
+            unrecorded: Arc::new(Unrecorded::new(&tasks)),
             store,
             clock,
             tasks,

@@ -110,7 +110,12 @@ pub(super) fn cache_limits(config: &Config) -> CacheLimits {
             attempts: u32::try_from(limits.fill_attempts).unwrap_or(u32::MAX),
             max_blob_bytes: limits.max_blob_size,
         },
-        uploads: UploadLimits { part_bytes: limits.upload_part, max_parts: limits.max_upload_parts, max_blob_bytes: limits.max_blob_size },
+        uploads: UploadLimits {
+            part_bytes: limits.upload_part,
+            max_parts: limits.max_upload_parts,
+            max_blob_bytes: limits.max_blob_size,
+            quarantine_bytes: limits.quarantine_size,
+        },
         redirects: (config.storage.delivery == DeliveryMode::Redirect)
             .then_some(Redirects { min_bytes: limits.redirect_min_size, expires_in: limits.redirect_expiry }),
     }

@@ -134,6 +134,8 @@ pub struct Fill {
     expected_bytes: Option<u64>,
     /// The bucket, where the blob may be taken from it.
     bucket: Option<Bucket>,
+    /// What the bucket has of it may be rotten.
+    replaces: bool,
     progress: watch::Sender<Progress>,
     /// Intervals asked for, with how many ask for each.
     demands: Mutex<BTreeMap<(u64, u64), usize>>,
@@ -146,13 +148,14 @@ pub struct Fill {
 }
 
 impl Fill {
-    fn new(digest: Digest, origin: OriginKey, expected_bytes: Option<u64>, bucket: Option<Bucket>) -> Self {
+    fn new(digest: Digest, origin: OriginKey, expected_bytes: Option<u64>, bucket: Option<Bucket>, replaces: bool) -> Self {
         let progress = Progress { phase: Phase::Opening, total_bytes: None, coverage: Coverage::default(), file: None, source: None };
         Self {
             digest,
             origin,
             expected_bytes,
             bucket,
+            replaces,
             progress: watch::Sender::new(progress),
             demands: Mutex::default(),
             demanded: Notify::new(),

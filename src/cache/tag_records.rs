@@ -129,6 +129,14 @@ impl Cache {
                 self.record_again(origin, tag, known.clone(), over.clone());
                 Some(TagEntry { seen_at, ..known.clone() })
             }
+            // Nobody saw what was there when upstream was asked; what upstream has said later counts.
+            (StoredTag::Entry(stored), TagOrigin::Said { over: None })
+                if known.validated_at > stored.validated_at
+                    && let Some(place) = stored.origin.place() =>
+            {
+                self.record_again(origin, tag, known.clone(), place);
+                Some(TagEntry { seen_at, ..known.clone() })
+            }
             (StoredTag::Absent(place), TagOrigin::Said { .. }) => {
                 self.record_again(origin, tag, known.clone(), place);
                 Some(TagEntry { seen_at, ..known.clone() })
@@ -259,10 +267,10 @@ impl Cache {
         });
     }
 
-    /// Writes what could not be written, now that the bucket answers.
+    /// Writes what could not be written, now that the bucket answers: behind, each tag once, and a few at a time.
     fn record_again(&self, origin: &Arc<Origin>, tag: &Tag, entry: TagEntry, place: Expected) {
         let (cache, origin, tag) = (self.clone(), Arc::clone(origin), tag.clone());
-        self.tasks.spawn_to_end("record a tag again", async move {
+        self.unrecorded.write((origin.key(), tag.clone()), || async move {
             if let Err(error) = cache.record_known_manifest(&origin, &entry.digest).await {
                 cache.not_recorded(&origin, &error);
             }

@@ -1,17 +1,16 @@
-//! Which blobs on disk are still to be sent to the bucket: an empty file each, named by the digest,
-//! written before the blob is committed and removed once the bucket has it. So a crash, or a bucket
-//! that is gone for hours, loses none.
+//! Which blobs on disk are still to be sent to the bucket: a file each, named by the digest, written
+//! before the blob is committed and removed once the bucket has it. So a crash, or a bucket that is gone
+//! for hours, loses none. It is empty, or says that what the bucket has is rotten.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::{Layout, Room, StorageError};
 use crate::oci::Digest;
 
-/// Longer than a transfer that is not worth waiting for.
-const RECENT: Duration = Duration::from_secs(10 * 60);
+/// What a note says of a blob whose object is rotten.
+const REPLACES: &[u8] = b"replaces a rotten object\n";
 
 /// The notes of one store; cheap to clone. Everything here blocks.
 #[derive(Clone, Debug)]
@@ -25,14 +24,21 @@ impl PendingUploads {
         Self { directory: layout.pending(), room }
     }
 
-    /// Notes a blob, which is not evicted from now on.
+    /// Notes a blob, which is not evicted from now on, and whether it is to replace a rotten object.
     ///
     /// # Errors
     /// Of the system.
-    pub fn add(&self, digest: &Digest) -> Result<(), StorageError> {
+    pub fn add(&self, digest: &Digest, replaces: bool) -> Result<(), StorageError> {
         let path = self.file(digest);
         self.room.hold(digest);
-        File::create(&path).map(|_| ()).map_err(|error| StorageError::file("create", &path, error))
+        let text = if replaces { REPLACES } else { b"" };
+        fs::write(&path, text).map_err(|error| StorageError::file("create", &path, error))
+    }
+
+    /// Whether a noted blob is to replace a rotten object.
+    #[must_use]
+    pub fn replaces(&self, digest: &Digest) -> bool {
+        fs::read(self.file(digest)).is_ok_and(|text| text == REPLACES)
     }
 
     /// Forgets a blob. One that was not noted is no error.
@@ -44,13 +50,6 @@ impl PendingUploads {
         {
             tracing::warn!(path = %path.display(), %error, "a note of a blob that the bucket has could not be removed");
         }
-    }
-
-    /// Whether a blob was noted so lately that its transfer may not have ended.
-    #[must_use]
-    pub fn is_recent(&self, digest: &Digest) -> bool {
-        let noted_at = fs::metadata(self.file(digest)).and_then(|file| file.modified());
-        noted_at.is_ok_and(|at| at.elapsed().is_ok_and(|age| age < RECENT))
     }
 
     /// The noted blobs.

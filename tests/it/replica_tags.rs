@@ -242,6 +242,25 @@ async fn first_pull_while_the_bucket_is_away_is_written_when_it_is_back() {
     assert_eq!(fake.journal(), []);
 }
 
+/// A replica that has just started knows nothing of a tag that upstream moved in the bucket's absence.
+#[tokio::test(flavor = "multi_thread")]
+async fn tag_that_a_new_replica_asked_for_while_the_bucket_was_away_is_not_turned_back() {
+    let (fake, bucket, one, _other, image) = two_with_tag().await;
+    one.stop().await;
+    let new = replica(&fake, &bucket, "").await;
+    bucket.break_with(BucketFault::SlowDown);
+    let moved = fake.put_image("library/x", "1", &["new".into()]);
+    new.clock.advance(BELIEVED);
+    assert_eq!(new.get(TAG).await.digest(), moved.digest);
+    bucket.mend();
+    while !says(&bucket, TAG_KEY, &moved.digest) {
+        assert!(says(&bucket, TAG_KEY, &image.digest));
+        new.clock.advance(BELIEVED);
+        assert_eq!(new.get(TAG).await.digest(), moved.digest, "it was served before");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn tag_that_another_replica_retired_is_fetched_and_written_again() {
     let (fake, bucket, one, _other, image) = two_with_tag().await;

@@ -138,7 +138,7 @@ impl Fills {
         // The bucket holds blobs of every source: what it has is taken only for those who may have it.
         let upstream_only = self.rotten.contains_key(&digest);
         let bucket = self.bucket.as_ref().filter(|_| standing == Standing::Vouched && !upstream_only).map(|(bucket, _)| bucket.clone());
-        let fill = Arc::new(Fill::new(digest, origin.key(), expected_bytes, bucket.clone()));
+        let fill = Arc::new(Fill::new(digest, origin.key(), expected_bytes, bucket.clone(), upstream_only));
         let follower = self.follow(Arc::clone(&fill), origin, demand);
         if self.not_kept.contains_key(&digest) {
             fill.stream_past_the_store();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
@@ -14,7 +14,7 @@ use super::connection::{Event, fetch};
 use super::lend::{blocking, with_writer};
 use super::plan::{ConnectionId, Plan};
 use super::source::{Next, Sources};
-use super::upload::Uploads;
+use super::upload::{Upload, Uploads};
 use super::writer::{Piece, Writer};
 use super::{Fill, FillError, FillLimits, Phase, Verified, not_kept_reason};
 use crate::cache::{Backoff, Origin};
@@ -65,8 +65,8 @@ pub(super) struct Transfer {
     sources: Sources,
     /// Into the bucket, if there is one, for what upstream sends.
     uploads: Option<Uploads>,
-    /// Tells whether the bucket has taken it.
-    upload: Option<oneshot::Receiver<bool>>,
+    /// The one of this blob, once it has begun.
+    upload: Option<Upload>,
     /// Another one than upstream sent some of it.
     used_others: bool,
     /// Upstream has answered once.
@@ -375,6 +375,9 @@ impl Transfer {
         if self.uploads.as_ref().is_some_and(|uploads| !uploads.keeps_on_disk()) {
             return self.handed_over(writer).await;
         }
+        if let Some(upload) = &mut self.upload {
+            upload.noted().await;
+        }
         match blocking(move || writer.commit()).await {
             Ok(()) => FillResult::Committed,
             Err(error) => {
@@ -387,7 +390,7 @@ impl Transfer {
     /// Nothing is kept on disk: the blob is here until the bucket has it.
     async fn handed_over(&mut self, writer: Writer) -> FillResult {
         let taken = match self.upload.take() {
-            Some(upload) => upload.await.unwrap_or(false),
+            Some(upload) => upload.taken().await,
             None => true,
         };
         let _ = blocking(move || {

@@ -4,18 +4,20 @@
 //! becomes visible only once its digest holds. One that the bucket did not take stays on disk with a
 //! note, and is tried again: after a while, and after a restart.
 
-use std::collections::HashSet;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+mod retry;
+mod supply;
+mod turns;
 
-use bytes::Bytes;
+use std::fs::File;
+use std::sync::Arc;
+
 use thiserror::Error;
-use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::task::{JoinError, JoinSet};
 
-use super::{Fill, Phase, Progress};
+use self::supply::Supply;
+use self::turns::Turns;
+use super::Fill;
 use crate::oci::Digest;
 use crate::storage::{BlobFiles, Bucket, BucketUpload, PendingUploads, StorageError};
 use crate::tasks::Tasks;
@@ -23,10 +25,6 @@ use crate::telemetry::metrics::{BucketMetrics, Metrics};
 
 /// Most parts that S3 takes for one object.
 const MAX_PARTS: u64 = 10_000;
-/// First pause before blobs that the bucket did not take are tried again; it doubles.
-const FIRST_RETRY: Duration = Duration::from_secs(1);
-/// Longest such pause.
-const MAX_RETRY: Duration = Duration::from_secs(60);
 
 /// Limits of uploads; the configuration's `limits` name and default them.
 #[derive(Clone, Debug)]
@@ -37,6 +35,32 @@ pub struct UploadLimits {
     pub max_parts: usize,
     /// Longest blob, for one whose length is not known.
     pub max_blob_bytes: u64,
+    /// Rotten blobs that are kept on disk, in bytes.
+    pub quarantine_bytes: u64,
+}
+
+/// What a fill holds of its upload, until its blob is on disk, or is not to be.
+pub(super) struct Upload {
+    /// Ends once it is noted that the bucket is to get the blob.
+    noted: Option<oneshot::Receiver<()>>,
+    /// Whether the bucket has taken it.
+    taken: oneshot::Receiver<bool>,
+    /// Dropped with it.
+    _filling: oneshot::Sender<()>,
+}
+
+impl Upload {
+    /// Waits until a crash would find the note.
+    pub(super) async fn noted(&mut self) {
+        if let Some(noted) = self.noted.take() {
+            let _ = noted.await;
+        }
+    }
+
+    /// Waits for its end. True if the bucket has the blob.
+    pub(super) async fn taken(self) -> bool {
+        self.taken.await.unwrap_or(false)
+    }
 }
 
 /// Why a blob did not get into the bucket.
@@ -52,6 +76,9 @@ enum UploadError {
     /// The fill ended without the blob.
     #[error("the transfer failed")]
     GivenUp,
+    /// What lay on disk has another digest by now.
+    #[error("its bytes on disk have another digest")]
+    Rotten,
 }
 
 /// The uploads of one process; cheap to clone.
@@ -68,60 +95,10 @@ struct Shared {
     keeps_on_disk: bool,
     limits: UploadLimits,
     parts: Arc<Semaphore>,
-    under_way: Mutex<HashSet<Digest>>,
+    turns: Turns,
     retry: Notify,
     tasks: Tasks,
     metrics: BucketMetrics,
-}
-
-/// What is uploaded.
-enum Supply {
-    /// A blob that fills.
-    Filling(watch::Receiver<Progress>),
-    /// A committed one.
-    Whole { file: Arc<File>, length_bytes: u64 },
-}
-
-/// How much of it is there.
-struct Ready {
-    file: Arc<File>,
-    /// Bytes below this are there.
-    to: u64,
-    /// Nothing comes after them, and the digest holds.
-    is_all: bool,
-}
-
-impl Supply {
-    /// Waits until the bytes below `target` are there, or all are, and verified.
-    async fn ready(&mut self, target: u64) -> Result<Ready, UploadError> {
-        let progress = match self {
-            Self::Whole { file, length_bytes } => return Ok(Ready { file: Arc::clone(file), to: *length_bytes, is_all: true }),
-            Self::Filling(progress) => progress,
-        };
-        loop {
-            {
-                let now = progress.borrow_and_update();
-                let to = now.coverage.covered_to(0);
-                match (&now.phase, &now.file) {
-                    (Phase::Failed(_) | Phase::Unkept { .. }, _) => return Err(UploadError::GivenUp),
-                    (Phase::Verified, Some(file)) => return Ok(Ready { file: Arc::clone(file), to, is_all: true }),
-                    // The last bytes wait for the digest.
-                    (Phase::Filling, Some(file)) if to >= target && now.total_bytes.is_none_or(|total| target < total) => {
-                        return Ok(Ready { file: Arc::clone(file), to, is_all: false });
-                    }
-                    (Phase::Opening | Phase::Filling | Phase::Verified, _) => {}
-                }
-            }
-            progress.changed().await.map_err(|_| UploadError::GivenUp)?;
-        }
-    }
-
-    fn total_bytes(&self) -> Option<u64> {
-        match self {
-            Self::Whole { length_bytes, .. } => Some(*length_bytes),
-            Self::Filling(progress) => progress.borrow().total_bytes,
-        }
-    }
 }
 
 impl Uploads {
@@ -137,30 +114,33 @@ impl Uploads {
         metrics: &Metrics,
     ) -> Self {
         let parts = Arc::new(Semaphore::new(limits.max_parts.max(1)));
-        let (under_way, retry, metrics) = (Mutex::default(), Notify::new(), metrics.bucket.clone());
-        let shared = Shared { bucket, blobs, pending, keeps_on_disk, limits, parts, under_way, retry, tasks, metrics };
+        let (turns, retry, metrics) = (Turns::default(), Notify::new(), metrics.bucket.clone());
+        let shared = Shared { bucket, blobs, pending, keeps_on_disk, limits, parts, turns, retry, tasks, metrics };
         Self { shared: Arc::new(shared) }
     }
 
-    /// Begins the upload of a blob that upstream sends. Tells whether the bucket has taken it.
-    pub(super) fn begin(&self, fill: &Fill) -> oneshot::Receiver<bool> {
-        let (uploads, digest) = (self.clone(), *fill.digest());
+    /// Begins the upload of a blob that upstream sends.
+    ///
+    /// The upload of an earlier fill of it may be ending still: that is waited for. Nobody else tries the
+    /// blob before its fill has ended, since until then it is neither here nor gone.
+    pub(super) fn begin(&self, fill: &Fill) -> Upload {
+        let (uploads, digest, replaces) = (self.clone(), *fill.digest(), fill.replaces);
         let supply = Supply::Filling(fill.progress.subscribe());
-        let (ended, end) = oneshot::channel();
-        let is_first = self.lock().insert(digest);
+        let (tell_noted, noted) = oneshot::channel();
+        let (tell_taken, taken) = oneshot::channel();
+        let (filling, filled) = oneshot::channel();
         self.shared.tasks.spawn_to_end("upload", async move {
-            let taken = is_first && {
-                uploads.note(digest).await;
-                uploads.run(digest, supply).await
-            };
-            if is_first {
-                uploads.lock().remove(&digest);
-                // After that: what is under way is not tried again.
-                uploads.shared.retry.notify_one();
-            }
-            let _ = ended.send(taken);
+            let turn = uploads.shared.turns.take(digest).await;
+            uploads.note(digest, replaces).await;
+            let _ = tell_noted.send(());
+            let is_taken = uploads.run(digest, supply, replaces).await.is_ok();
+            let _ = tell_taken.send(is_taken);
+            let _: Result<(), _> = filled.await;
+            drop(turn);
+            // After that: what has its turn is not tried again.
+            uploads.shared.retry.notify_one();
         });
-        end
+        Upload { noted: Some(noted), taken, _filling: filling }
     }
 
     /// Whether committed blobs stay on disk.
@@ -168,38 +148,40 @@ impl Uploads {
         self.shared.keeps_on_disk
     }
 
-    async fn run(&self, digest: Digest, supply: Supply) -> bool {
+    /// Uploads a blob; what that leaves of its note is right afterwards.
+    async fn run(&self, digest: Digest, supply: Supply, replaces: bool) -> Result<(), UploadError> {
         self.shared.metrics.uploads_inflight.inc();
-        let result = self.upload(digest, supply).await;
+        let result = self.upload(digest, supply, replaces).await;
         self.shared.metrics.uploads_inflight.dec();
-        match result {
-            Ok(()) => {
+        match &result {
+            Ok(()) | Err(UploadError::GivenUp) => self.forget(digest).await,
+            Err(UploadError::Rotten) => {
+                tracing::error!(%digest, "a blob rotted on disk before the bucket had it; it is put aside, and fetched from upstream again");
                 self.forget(digest).await;
-                true
-            }
-            Err(UploadError::GivenUp) => {
-                self.forget(digest).await;
-                false
             }
             Err(error @ (UploadError::Storage(_) | UploadError::Read(_) | UploadError::Part(_))) => {
                 let then = if self.shared.keeps_on_disk { "it is tried again" } else { "it is not kept" };
                 tracing::warn!(%digest, %error, "the bucket did not take a blob; {then}");
-                false
             }
         }
+        result
     }
 
     /// Sends a blob, as far as it is there, and makes it visible once it is complete.
-    async fn upload(&self, digest: Digest, mut supply: Supply) -> Result<(), UploadError> {
+    async fn upload(&self, digest: Digest, mut supply: Supply, replaces: bool) -> Result<(), UploadError> {
         let part_bytes = self.part_bytes(supply.ready(1).await.map(|_| supply.total_bytes())?);
         let first = supply.ready(part_bytes).await?;
         if first.is_all && first.to <= part_bytes {
             let _permit = Arc::clone(&self.shared.parts).acquire_owned().await;
-            let bytes = read(first.file, 0, first.to).await?;
+            let length = first.to;
+            let bytes = supply.read(first, 0, length).await?;
+            supply.verify(&digest)?;
             return Ok(self.shared.bucket.put(&digest, bytes).await?);
         }
         let mut upload = self.shared.bucket.begin_upload(&digest).await?;
-        match self.send_parts(&mut upload, supply, part_bytes).await {
+        let sent = self.send_parts(&mut upload, &mut supply, part_bytes).await;
+        match sent.and_then(|()| supply.verify(&digest)) {
+            Ok(()) if replaces => Ok(upload.replace().await?),
             Ok(()) => Ok(upload.complete().await?),
             Err(error) => {
                 upload.abort().await;
@@ -208,14 +190,14 @@ impl Uploads {
         }
     }
 
-    async fn send_parts(&self, upload: &mut BucketUpload, mut supply: Supply, part_bytes: u64) -> Result<(), UploadError> {
+    async fn send_parts(&self, upload: &mut BucketUpload, supply: &mut Supply, part_bytes: u64) -> Result<(), UploadError> {
         let mut parts = JoinSet::new();
         let mut offset = 0;
         loop {
             let ready = supply.ready(offset + part_bytes).await?;
-            let length = part_bytes.min(ready.to - offset);
+            let (length, is_last) = (part_bytes.min(ready.to - offset), ready.is_all && offset + part_bytes >= ready.to);
             let permit = Arc::clone(&self.shared.parts).acquire_owned().await;
-            let part = upload.put_part(read(ready.file, offset, length).await?);
+            let part = upload.put_part(supply.read(ready, offset, length).await?);
             parts.spawn(async move {
                 let sent = part.await;
                 drop(permit);
@@ -225,7 +207,7 @@ impl Uploads {
                 sent??;
             }
             offset += length;
-            if ready.is_all && offset >= ready.to {
+            if is_last {
                 break;
             }
         }
@@ -240,70 +222,25 @@ impl Uploads {
         self.shared.limits.part_bytes.max(longest.div_ceil(MAX_PARTS))
     }
 
-    /// Tries again, for as long as it runs, what the bucket did not take.
-    pub async fn retry_pending(self) {
-        let mut pause = FIRST_RETRY;
-        loop {
-            pause = if self.retry_all().await { FIRST_RETRY } else { (pause * 2).min(MAX_RETRY) };
-            let pending = self.pending().await;
-            let is_idle = pending.iter().all(|digest| self.lock().contains(digest));
-            if is_idle {
-                self.shared.retry.notified().await;
-            }
-            let _ = tokio::time::timeout(pause, self.shared.bucket.answers_again()).await;
-        }
-    }
-
-    /// True if nothing failed.
-    async fn retry_all(&self) -> bool {
-        for digest in self.pending().await {
-            if !self.lock().insert(digest) {
-                continue;
-            }
-            let taken = self.retry_one(digest).await;
-            self.lock().remove(&digest);
-            if !taken {
-                return false;
-            }
-        }
-        true
-    }
-
-    async fn retry_one(&self, digest: Digest) -> bool {
-        let opened = self.shared.blobs.open(&digest);
-        let Ok(Some(blob)) = opened else {
-            // Still on its way in, or gone before it could be sent: then it comes from upstream again.
-            let pending = self.shared.pending.clone();
-            let is_recent = tokio::task::spawn_blocking(move || pending.is_recent(&digest)).await.unwrap_or(false);
-            if !is_recent {
-                self.forget(digest).await;
-            }
-            return true;
-        };
-        match self.shared.bucket.stat(&digest).await {
-            Ok(Some(length_bytes)) if length_bytes == blob.length_bytes => {
-                self.forget(digest).await;
-                true
-            }
-            Ok(_) => self.run(digest, Supply::Whole { file: blob.file, length_bytes: blob.length_bytes }).await,
-            Err(_) => false,
-        }
-    }
-
     async fn pending(&self) -> Vec<Digest> {
         let pending = self.shared.pending.clone();
         tokio::task::spawn_blocking(move || pending.list()).await.unwrap_or_default()
     }
 
-    /// Notes that a blob is on its way: a crash finds it on disk, or forgets it.
-    async fn note(&self, digest: Digest) {
+    /// Notes that the bucket is to get a blob, which a crash finds on disk, or forgets.
+    async fn note(&self, digest: Digest, replaces: bool) {
         if !self.shared.keeps_on_disk {
             return;
         }
         let pending = self.shared.pending.clone();
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || pending.add(&digest)).await {
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || pending.add(&digest, replaces)).await {
             tracing::warn!(%digest, %error, "it cannot be noted that a blob is still to be sent to the bucket");
         }
+    }
+
+    async fn replaces(&self, digest: Digest) -> bool {
+        let pending = self.shared.pending.clone();
+        tokio::task::spawn_blocking(move || pending.replaces(&digest)).await.unwrap_or(false)
     }
 
     async fn forget(&self, digest: Digest) {
@@ -311,16 +248,11 @@ impl Uploads {
         let _ = tokio::task::spawn_blocking(move || pending.remove(&digest)).await;
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<Digest>> {
-        self.shared.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    async fn put_aside(&self, digest: Digest, file: Arc<File>) {
+        let (blobs, keep_bytes) = (self.shared.blobs.clone(), self.shared.limits.quarantine_bytes);
+        let put_aside = tokio::task::spawn_blocking(move || blobs.quarantine(&digest, &file, keep_bytes)).await;
+        if let Ok(Err(error)) = put_aside {
+            tracing::error!(%digest, %error, "a rotten blob could not be put aside; `headpond scrub` tries again");
+        }
     }
-}
-
-async fn read(file: Arc<File>, offset: u64, length: u64) -> Result<Bytes, UploadError> {
-    let length = usize::try_from(length).map_err(std::io::Error::other)?;
-    let read = tokio::task::spawn_blocking(move || {
-        let mut bytes = vec![0; length];
-        file.read_exact_at(&mut bytes, offset).map(|()| Bytes::from(bytes))
-    });
-    Ok(read.await.map_err(std::io::Error::other)??)
 }

@@ -61,7 +61,19 @@ impl BucketUpload {
     ///
     /// # Errors
     /// When the bucket does not do it; then no blob of a wrong length is left.
-    pub async fn complete(mut self) -> Result<(), StorageError> {
+    pub async fn complete(self) -> Result<(), StorageError> {
+        self.end(false).await
+    }
+
+    /// The same over an object that is rotten: that one of the right length is there says nothing.
+    ///
+    /// # Errors
+    /// As [`BucketUpload::complete`].
+    pub async fn replace(self) -> Result<(), StorageError> {
+        self.end(true).await
+    }
+
+    async fn end(mut self, replaces: bool) -> Result<(), StorageError> {
         let Some(mut unfinished) = self.unfinished.take() else { return Ok(()) };
         let completed = match unfinished.upload.as_mut() {
             Some(upload) => upload.complete().await.map(|_| ()).map_err(|error| StorageError::object(&self.key, error)),
@@ -72,7 +84,7 @@ impl BucketUpload {
         }
         let found = match (completed, self.bucket.stat(&self.digest).await) {
             // An answer may have been lost, and trying again found no upload.
-            (_, Ok(found)) if found == Some(self.sent_bytes) => return Ok(()),
+            (completed, Ok(found)) if found == Some(self.sent_bytes) && (completed.is_ok() || !replaces) => return Ok(()),
             (Err(error), _) => return Err(error),
             (Ok(()), found) => found?,
         };

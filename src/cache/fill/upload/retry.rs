@@ -1,0 +1,92 @@
+//! Blobs that the bucket did not take, tried again.
+
+use std::time::Duration;
+
+use super::supply::Supply;
+use super::{UploadError, Uploads};
+use crate::oci::{Digest, DigestHasher};
+
+/// First pause before blobs that the bucket did not take are tried again; it doubles.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// Longest such pause.
+const MAX_RETRY: Duration = Duration::from_secs(60);
+
+/// What became of a try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tried {
+    /// The bucket has it, or it is not here any more.
+    Done,
+    /// It could not be sent; others may.
+    Failed,
+    /// The bucket does not answer: nor would it for the next one.
+    Unavailable,
+}
+
+impl Uploads {
+    /// Tries again, for as long as it runs, what the bucket did not take.
+    pub async fn retry_pending(self) {
+        let mut pause = FIRST_RETRY;
+        loop {
+            pause = if self.retry_all().await { FIRST_RETRY } else { (pause * 2).min(MAX_RETRY) };
+            let pending = self.pending().await;
+            let is_idle = pending.iter().all(|digest| self.shared.turns.is_taken(digest));
+            if is_idle {
+                self.shared.retry.notified().await;
+            }
+            let _ = tokio::time::timeout(pause, self.shared.bucket.answers_again()).await;
+        }
+    }
+
+    /// True if nothing failed.
+    async fn retry_all(&self) -> bool {
+        let mut is_well = true;
+        for digest in self.pending().await {
+            // What fills sees to itself.
+            let Some(_turn) = self.shared.turns.try_take(digest) else { continue };
+            match self.retry_one(digest).await {
+                Tried::Done => {}
+                Tried::Failed => is_well = false,
+                Tried::Unavailable => return false,
+            }
+        }
+        is_well
+    }
+
+    async fn retry_one(&self, digest: Digest) -> Tried {
+        let blob = match self.shared.blobs.open(&digest) {
+            Ok(Some(blob)) => blob,
+            // Gone before it could be sent: it comes from upstream again.
+            Ok(None) => {
+                self.forget(digest).await;
+                return Tried::Done;
+            }
+            Err(error) => {
+                tracing::warn!(%digest, %error, "a blob that the bucket is to get cannot be opened; it is tried again");
+                return Tried::Failed;
+            }
+        };
+        let replaces = self.replaces(digest).await;
+        if !replaces {
+            match self.shared.bucket.stat(&digest).await {
+                Ok(Some(length_bytes)) if length_bytes == blob.length_bytes => {
+                    self.forget(digest).await;
+                    return Tried::Done;
+                }
+                Ok(_) => {}
+                Err(error) if error.is_unavailable() => return Tried::Unavailable,
+                Err(_) => return Tried::Failed,
+            }
+        }
+        let hasher = Box::new(DigestHasher::new(digest.algorithm()));
+        let (file, length_bytes) = (blob.file, blob.length_bytes);
+        match self.run(digest, Supply::Whole { file: file.clone(), length_bytes, hasher }, replaces).await {
+            Ok(()) | Err(UploadError::GivenUp) => Tried::Done,
+            Err(UploadError::Rotten) => {
+                self.put_aside(digest, file).await;
+                Tried::Done
+            }
+            Err(UploadError::Storage(error)) if error.is_unavailable() => Tried::Unavailable,
+            Err(UploadError::Storage(_) | UploadError::Read(_) | UploadError::Part(_)) => Tried::Failed,
+        }
+    }
+}
