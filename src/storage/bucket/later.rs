@@ -3,7 +3,7 @@
 //! Only for what can be made again: what is kept here is lost with the process. Whoever must know
 //! that an object is in the bucket writes it himself.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -37,10 +37,17 @@ pub(in crate::storage) struct Later {
 
 #[derive(Default)]
 struct Kept {
-    /// In the order in which they came.
-    order: VecDeque<Key>,
-    objects: HashMap<Key, Bytes>,
+    /// In the order in which they are sent: as they came, but what was not taken goes to the end.
+    turns: BTreeMap<u64, Key>,
+    next_turn: u64,
+    objects: HashMap<Key, Object>,
     bytes: usize,
+}
+
+/// One that is kept.
+struct Object {
+    turn: u64,
+    bytes: Bytes,
 }
 
 impl Later {
@@ -64,7 +71,7 @@ impl Later {
     /// An object that is kept.
     pub(in crate::storage) fn get(&self, key: &Key) -> Option<Bytes> {
         let kept = self.lock();
-        if kept.objects.is_empty() { None } else { kept.objects.get(key).cloned() }
+        if kept.objects.is_empty() { None } else { kept.objects.get(key).map(|object| object.bytes.clone()) }
     }
 
     /// Gives an object up that is kept: it was deleted.
@@ -94,7 +101,8 @@ impl Later {
             }
             // All to their end: one of them may be the one that looks whether the bucket is back.
             let sent = futures::future::join_all(batch.into_iter().map(|(key, bytes)| self.send(key, bytes))).await;
-            if sent.into_iter().all(|sent| sent) {
+            // One that the bucket never takes keeps nobody behind it waiting.
+            if sent.into_iter().any(|sent| sent) {
                 pause = FIRST_PAUSE;
             } else {
                 let _ = tokio::time::timeout(pause, self.guard.answers_again()).await;
@@ -103,26 +111,28 @@ impl Later {
         }
     }
 
-    /// False if the bucket did not answer.
+    /// False if the bucket did not take it.
     async fn send(&self, key: Key, bytes: Bytes) -> bool {
         match self.objects.put(&key, PutPayload::from_bytes(bytes.clone())).await {
             Ok(_) => {}
-            Err(error) if failure::result(&error) == BucketResult::Failed => return false,
+            Err(error) if failure::result(&error) == BucketResult::Failed => {
+                self.lock().put_off(&key);
+                return false;
+            }
             Err(error) => tracing::warn!(%key, %error, "the bucket does not take an object that was kept for it"),
         }
         // Unless it was replaced meanwhile.
         let mut kept = self.lock();
-        if kept.objects.get(&key).is_some_and(|current| current.as_ptr() == bytes.as_ptr()) {
+        if kept.objects.get(&key).is_some_and(|current| current.bytes.as_ptr() == bytes.as_ptr()) {
             kept.remove(&key);
         }
         true
     }
 
     fn first(&self) -> Vec<(Key, Bytes)> {
-        let mut kept = self.lock();
-        let Kept { order, objects, .. } = &mut *kept;
-        order.retain(|key| objects.contains_key(key));
-        order.iter().take(CONCURRENT).filter_map(|key| Some((key.clone(), objects.get(key)?.clone()))).collect()
+        let kept = self.lock();
+        let first = kept.turns.values().take(CONCURRENT);
+        first.filter_map(|key| Some((key.clone(), kept.objects.get(key)?.bytes.clone()))).collect()
     }
 
     fn replace(&self, key: &Key, bytes: &Bytes) -> bool {
@@ -151,18 +161,38 @@ impl Later {
 }
 
 impl Kept {
+    /// One that replaces another takes its turn.
     fn insert(&mut self, key: &Key, bytes: Bytes) {
         self.bytes += bytes.len();
-        match self.objects.insert(key.clone(), bytes) {
-            Some(old) => self.bytes -= old.len(),
-            None => self.order.push_back(key.clone()),
+        if let Some(object) = self.objects.get_mut(key) {
+            self.bytes -= object.bytes.len();
+            object.bytes = bytes;
+            return;
         }
+        let turn = self.last_turn(key);
+        self.objects.insert(key.clone(), Object { turn, bytes });
     }
 
     fn remove(&mut self, key: &Key) {
         if let Some(old) = self.objects.remove(key) {
-            self.bytes -= old.len();
+            self.bytes -= old.bytes.len();
+            self.turns.remove(&old.turn);
         }
+    }
+
+    /// Behind all others, if it is still kept.
+    fn put_off(&mut self, key: &Key) {
+        let turn = self.next_turn;
+        let Some(object) = self.objects.get_mut(key) else { return };
+        self.turns.remove(&std::mem::replace(&mut object.turn, turn));
+        self.last_turn(key);
+    }
+
+    fn last_turn(&mut self, key: &Key) -> u64 {
+        let turn = self.next_turn;
+        self.turns.insert(turn, key.clone());
+        self.next_turn += 1;
+        turn
     }
 }
 
