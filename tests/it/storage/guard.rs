@@ -225,6 +225,33 @@ async fn what_is_written_behind_is_read_at_once_and_in_the_bucket_once_that_is_b
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_does_not_go_over_what_was_written_since() {
+    let guarded = Guarded::start(1).await;
+    let records = guarded.bucket.records();
+    guarded.bucket.clone().find_out_preconditions().await;
+    let [plain, compared, created, deleted, failed] = ["plain", "compared", "created", "deleted", "failed"].map(tag_key);
+    guarded.fake.stop().await;
+    for key in [&plain, &compared, &created, &deleted, &failed] {
+        records.write_behind(key, &record(1)).await.unwrap();
+    }
+    records.write(&failed, &record(2)).await.expect_err("the bucket is gone");
+    assert_eq!(records.read(&failed).await.unwrap(), Some(record(1)), "what is kept is kept");
+    guarded.fake.resume().await;
+    guarded.answered().await;
+    records.write(&plain, &record(2)).await.unwrap();
+    let (_, seen) = records.read_versioned(&compared).await.unwrap().expect("it is kept");
+    records.write_if(&compared, &record(2), Expected::Version(seen)).await.unwrap().expect("nobody else wrote");
+    records.write_if(&created, &record(2), Expected::Absent).await.unwrap().expect_err("it is kept");
+    records.delete(&deleted).await.unwrap();
+    let sending = tokio::spawn(guarded.bucket.clone().send_later());
+    tokio::time::timeout(Duration::from_secs(60), guarded.bucket.all_sent()).await.expect("it was never sent");
+    for (key, expected) in [(&plain, Some(2)), (&compared, Some(2)), (&created, Some(1)), (&deleted, None), (&failed, Some(1))] {
+        assert_eq!(records.read(key).await.unwrap(), expected.map(record), "{key}");
+    }
+    sending.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_bucket_never_takes_keeps_nothing_behind_it_waiting() {
     let guarded = Guarded::start(1).await;
     let records = guarded.bucket.records();
