@@ -21,8 +21,8 @@ pub struct Redirects {
 impl Cache {
     /// A redirect to the bucket, where that is wanted and the bucket has the blob.
     pub(super) async fn redirect(&self, origin: &Origin, digest: &Digest, range: Option<RangeRequest>) -> Option<BlobAnswer> {
-        // Another replica wants the bytes.
-        let redirects = self.limits.redirects.filter(|_| !origin.forwarded)?;
+        // Another replica wants the bytes; and nobody is sent to bytes that are known to be others.
+        let redirects = self.limits.redirects.filter(|_| !origin.forwarded && !self.fills.is_rotten(digest))?;
         let total_bytes = self.length_in_bucket(digest).await.filter(|length_bytes| *length_bytes >= redirects.min_bytes)?;
         // The client sends its range to the bucket; one that is outside the blob is answered here.
         let range = range.map(|range| range.within(total_bytes)).transpose().ok()?;
@@ -62,7 +62,7 @@ impl Cache {
         standing: Standing,
     ) -> Result<Standing, CacheError> {
         let is_settled = standing == Standing::Vouched || self.store.bucket.is_none() || self.fills.is_under_way(digest);
-        if is_settled || self.length_in_bucket(digest).await.is_none() {
+        if is_settled || self.fills.is_rotten(digest) || self.length_in_bucket(digest).await.is_none() {
             return Ok(standing);
         }
         self.ask_for_word(origin, digest).await?;

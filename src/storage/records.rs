@@ -269,7 +269,7 @@ impl Records {
     pub async fn write<R: Serialize>(&self, key: &RecordKey<R>, record: &R) -> Result<(), StorageError> {
         let json = Self::json(key, record)?;
         let _lock = self.write_lock(&key.key).await;
-        let put = self.store.put(&key.key, PutPayload::from(json)).await;
+        let put = self.past_later(&key.key, self.store.put(&key.key, PutPayload::from(json))).await;
         put.map(|_| ()).map_err(|error| StorageError::object(&key.key, error))
     }
 

@@ -5,6 +5,7 @@
 //! enough where one process holds the store, and between replicas as much as such a bucket can do
 //! ([`Preconditions`] says which).
 
+use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -193,7 +194,9 @@ impl Records {
         let mode = mode.filter(|_| support != Support::Ignored);
         // Writers of one process never race in the bucket: that saves them conflicts.
         let _lock = self.locks.of(key).await;
-        let is_decided_there = support == Support::Honoured && mode.is_some();
+        // What is kept for the bucket is newer than what is there.
+        let is_kept = self.later.as_ref().is_some_and(|later| later.get(key).is_some());
+        let is_decided_there = support == Support::Honoured && mode.is_some() && !is_kept;
         if !is_decided_there && self.expected_is_not_there(key, expected).await? {
             return Ok(Err(Conflict));
         }
@@ -209,7 +212,8 @@ impl Records {
     }
 
     async fn put(&self, key: &Key, json: &[u8], mode: PutMode) -> Result<Result<Version, Conflict>, StorageError> {
-        match self.store.put_opts(key, PutPayload::from(json.to_vec()), PutOptions::from(mode)).await {
+        let put = self.store.put_opts(key, PutPayload::from(json.to_vec()), PutOptions::from(mode));
+        match self.past_later(key, put).await {
             Ok(put) => Ok(Ok(Version::new(put.e_tag, json))),
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(Err(Conflict)),
             Err(error) => Err(StorageError::object(key, error)),
@@ -217,12 +221,17 @@ impl Records {
     }
 
     async fn delete_key(&self, key: &Key) -> Result<(), StorageError> {
-        if let Some(later) = &self.later {
-            later.forget(key);
-        }
-        match self.store.delete(key).await {
+        match self.past_later(key, self.store.delete(key)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(StorageError::object(key, error)),
+        }
+    }
+
+    /// A write, or a deletion, that does not wait for what is kept under its key, and replaces it.
+    pub(super) async fn past_later<T>(&self, key: &Key, written: impl Future<Output = object_store::Result<T>>) -> object_store::Result<T> {
+        match &self.later {
+            Some(later) => later.overtaken_by(key, written).await,
+            None => written.await,
         }
     }
 

@@ -5,6 +5,7 @@
 //! let server = Headpond::with(&fake, "", &bucket.configuration()).await;
 //! bucket.break_with(Fault::Hang);          // every request from now on
 //! bucket.break_nth(3, Fault::SlowDown);    // the third request from now on, and no other
+//! bucket.break_path("/_tags/1", Fault::SlowDown);  // every request whose path has this in it
 //! ```
 
 #![allow(dead_code)] // each test uses some of it
@@ -71,6 +72,7 @@ pub(crate) struct Call {
 struct Plan {
     always: Option<Fault>,
     nth: Option<(usize, Fault)>,
+    of_path: Option<(String, Fault)>,
     /// Since the plan was made.
     calls: usize,
     has_broken: bool,
@@ -174,6 +176,12 @@ impl FakeBucket {
         self.replan(None, Some((nth, fault)));
     }
 
+    /// From now on every request whose path has `part` in it meets this.
+    pub(crate) fn break_path(&self, part: &str, fault: Fault) {
+        self.mend();
+        self.plan.lock().unwrap().of_path = Some((part.to_owned(), fault));
+    }
+
     /// All is well again.
     pub(crate) fn mend(&self) {
         self.replan(None, None);
@@ -181,7 +189,7 @@ impl FakeBucket {
 
     fn replan(&self, always: Option<Fault>, nth: Option<(usize, Fault)>) {
         let mut plan = self.plan.lock().unwrap();
-        (plan.always, plan.nth, plan.calls, plan.has_broken) = (always, nth, 0, false);
+        (plan.always, plan.nth, plan.of_path, plan.calls, plan.has_broken) = (always, nth, None, 0, false);
     }
 
     /// Whether a request has met what was planned.
@@ -284,7 +292,9 @@ fn next_fault(plan: &Mutex<Plan>, request: &Request<Incoming>) -> Option<Fault> 
     };
     plan.journal.push(call);
     plan.calls += 1;
-    let fault = plan.always.or_else(|| plan.nth.filter(|(nth, _)| *nth == plan.calls).map(|(_, fault)| fault));
+    let of_path = plan.of_path.as_ref().filter(|(part, _)| request.uri().path().contains(part)).map(|(_, fault)| *fault);
+    let of_number = plan.nth.filter(|(nth, _)| *nth == plan.calls).map(|(_, fault)| fault);
+    let fault = plan.always.or(of_path).or(of_number);
     plan.has_broken |= fault.is_some();
     fault
 }

@@ -136,7 +136,7 @@ impl Fills {
             return if standing == Standing::Vouched { Start::Here(blob) } else { Start::NotYours };
         }
         // The bucket holds blobs of every source: what it has is taken only for those who may have it.
-        let upstream_only = self.rotten.contains_key(&digest);
+        let upstream_only = self.is_rotten(&digest);
         let bucket = self.bucket.as_ref().filter(|_| standing == Standing::Vouched && !upstream_only).map(|(bucket, _)| bucket.clone());
         let fill = Arc::new(Fill::new(digest, origin.key(), expected_bytes, bucket.clone(), upstream_only));
         let follower = self.follow(Arc::clone(&fill), origin, demand);
@@ -163,6 +163,11 @@ impl Fills {
     /// Whether a fill of `digest` brings it, or has just brought it.
     pub(in crate::cache) fn is_under_way(&self, digest: &Digest) -> bool {
         self.lock().get(digest).is_some_and(|found| !found.fill.is_given_up())
+    }
+
+    /// Whether the bucket, or a replica, sent other bytes for it a while ago.
+    pub(in crate::cache) fn is_rotten(&self, digest: &Digest) -> bool {
+        self.rotten.contains_key(digest)
     }
 
     fn spawn(&self, transfer: Transfer, arrival: Arrival) {

@@ -1,9 +1,9 @@
 //! When a bucket that gives no answer is asked again: a state machine without I/O.
 //!
 //! A failure holds all calls off for a time that doubles with each, so that nobody waits for a
-//! bucket that is gone. When the time is over one call is let through as a probe. A call that takes
-//! long counts as a failure while it is still waited for: it is the probe then. Time is given, never
-//! waited for.
+//! bucket that is gone. When the time is over one short call is let through as a probe: one that may
+//! take a minute would hold all others off for as long. A call that takes longer than it should counts
+//! as a failure while it is still waited for: it is the probe then. Time is given, never waited for.
 
 use std::time::Duration;
 
@@ -69,14 +69,19 @@ impl Circuit {
         self.open_since.is_some()
     }
 
-    /// Lets a call through, or says when to come again.
-    pub(super) fn admit(&mut self, now: Instant) -> Result<Ticket, Duration> {
+    /// Whether a short call would be let through as a probe.
+    pub(super) fn wants_probe(&self, now: Instant) -> bool {
+        self.is_open() && !self.is_probing && self.next_probe.is_none_or(|at| at <= now)
+    }
+
+    /// Lets a call through, or says when to come again. One that is not short is never the probe.
+    pub(super) fn admit(&mut self, now: Instant, is_short: bool) -> Result<Ticket, Duration> {
         if !self.is_open() {
             return Ok(Ticket { epoch: self.epoch, began: now, is_probe: false });
         }
         match self.next_probe.map(|at| at.saturating_duration_since(now)).filter(|left| !left.is_zero()) {
             Some(left) => Err(left),
-            None if self.is_probing => Err(self.first_cooldown),
+            None if self.is_probing || !is_short => Err(self.first_cooldown),
             None => {
                 self.is_probing = true;
                 Ok(Ticket { epoch: self.epoch, began: now, is_probe: true })
@@ -156,7 +161,7 @@ mod tests {
     }
 
     fn fail(circuit: &mut Circuit, now: Instant) -> Change {
-        let ticket = circuit.admit(now).unwrap();
+        let ticket = circuit.admit(now, true).unwrap();
         circuit.failed(ticket, now)
     }
 
@@ -164,11 +169,11 @@ mod tests {
     fn a_failure_holds_calls_off_until_one_probe_is_answered() {
         let (mut circuit, start) = circuit();
         assert_eq!(fail(&mut circuit, start), Change::Opened);
-        assert_eq!(circuit.admit(start + SECOND / 2), Err(SECOND / 2));
-        let probe = circuit.admit(start + SECOND).unwrap();
-        assert!(circuit.admit(start + SECOND).is_err(), "one probe at a time");
+        assert_eq!(circuit.admit(start + SECOND / 2, true), Err(SECOND / 2));
+        let probe = circuit.admit(start + SECOND, true).unwrap();
+        assert!(circuit.admit(start + SECOND, true).is_err(), "one probe at a time");
         assert_eq!(circuit.answered(probe, start + 2 * SECOND), Change::Closed(2 * SECOND));
-        let ticket = circuit.admit(start + 2 * SECOND).unwrap();
+        let ticket = circuit.admit(start + 2 * SECOND, true).unwrap();
         assert_eq!(circuit.answered(ticket, start + 2 * SECOND), Change::None);
     }
 
@@ -177,7 +182,7 @@ mod tests {
         let (mut circuit, mut now) = circuit();
         for seconds in [1, 2, 4, 8, 16, 30, 30] {
             fail(&mut circuit, now);
-            assert_eq!(circuit.admit(now), Err(seconds * SECOND));
+            assert_eq!(circuit.admit(now, true), Err(seconds * SECOND));
             now += seconds * SECOND;
         }
     }
@@ -185,48 +190,61 @@ mod tests {
     #[test]
     fn calls_that_fail_together_count_once() {
         let (mut circuit, start) = circuit();
-        let tickets: Vec<_> = (0..10).map(|_| circuit.admit(start).unwrap()).collect();
+        let tickets: Vec<_> = (0..10).map(|_| circuit.admit(start, true).unwrap()).collect();
         let changes: Vec<_> = tickets.into_iter().map(|ticket| circuit.failed(ticket, start)).collect();
         assert_eq!(changes.iter().filter(|change| **change == Change::Opened).count(), 1);
-        assert_eq!(circuit.admit(start), Err(SECOND));
+        assert_eq!(circuit.admit(start, true), Err(SECOND));
     }
 
     #[test]
     fn a_slow_call_holds_others_off_and_its_answer_lets_them_through() {
         let (mut circuit, start) = circuit();
-        let mut slow = circuit.admit(start).unwrap();
+        let mut slow = circuit.admit(start, true).unwrap();
         assert_eq!(circuit.slowed(&mut slow, start + 3 * SECOND), Change::Opened);
-        assert!(circuit.admit(start + 10 * SECOND).is_err(), "the slow call is the probe");
+        assert!(circuit.admit(start + 10 * SECOND, true).is_err(), "the slow call is the probe");
         assert_eq!(circuit.answered(slow, start + 11 * SECOND), Change::Closed(8 * SECOND));
-        assert!(circuit.admit(start + 11 * SECOND).is_ok());
+        assert!(circuit.admit(start + 11 * SECOND, true).is_ok());
     }
 
     #[test]
     fn a_slow_call_that_fails_leaves_it_open_for_longer() {
         let (mut circuit, start) = circuit();
-        let mut slow = circuit.admit(start).unwrap();
+        let mut slow = circuit.admit(start, true).unwrap();
         circuit.slowed(&mut slow, start);
         assert_eq!(circuit.failed(slow, start), Change::None);
-        assert_eq!(circuit.admit(start), Err(2 * SECOND));
+        assert_eq!(circuit.admit(start, true), Err(2 * SECOND));
     }
 
     #[test]
     fn a_call_that_takes_long_while_others_are_answered_holds_nobody_off() {
         let (mut circuit, start) = circuit();
-        let mut slow = circuit.admit(start).unwrap();
-        let quick = circuit.admit(start).unwrap();
+        let mut slow = circuit.admit(start, true).unwrap();
+        let quick = circuit.admit(start, true).unwrap();
         circuit.answered(quick, start + SECOND);
         assert_eq!(circuit.slowed(&mut slow, start + 3 * SECOND), Change::None);
         assert_eq!(circuit.timed_out(slow, start + 10 * SECOND), Change::None);
-        assert!(circuit.admit(start + 10 * SECOND).is_ok());
+        assert!(circuit.admit(start + 10 * SECOND, true).is_ok());
     }
 
     #[test]
     fn a_probe_that_is_given_up_makes_room_for_another() {
         let (mut circuit, start) = circuit();
         fail(&mut circuit, start);
-        let probe = circuit.admit(start + SECOND).unwrap();
+        let probe = circuit.admit(start + SECOND, true).unwrap();
         circuit.released(probe);
-        assert!(circuit.admit(start + SECOND).is_ok());
+        assert!(circuit.admit(start + SECOND, true).is_ok());
+    }
+
+    #[test]
+    fn a_call_that_may_take_long_is_no_probe() {
+        let (mut circuit, start) = circuit();
+        fail(&mut circuit, start);
+        assert!(!circuit.wants_probe(start));
+        assert!(circuit.wants_probe(start + SECOND));
+        assert_eq!(circuit.admit(start + SECOND, false), Err(SECOND));
+        let probe = circuit.admit(start + SECOND, true).unwrap();
+        assert!(!circuit.wants_probe(start + SECOND));
+        circuit.answered(probe, start + SECOND);
+        assert!(circuit.admit(start + SECOND, false).is_ok());
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use object_store::{Error, Result};
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::time::{Instant, sleep_until};
 
 use super::circuit::{Change, Circuit, Ticket};
@@ -47,7 +48,7 @@ pub(super) struct Call {
     /// The time it has in all.
     pub(super) within: Duration,
     /// Whether it is short, so that waiting says something of the bucket, and can be given up when
-    /// others found that the bucket hangs.
+    /// others found that the bucket hangs. Only such a call looks whether a bucket is back.
     pub(super) is_short: bool,
 }
 
@@ -62,14 +63,16 @@ impl Guard {
     /// Makes a call, unless the bucket is known not to answer.
     pub(super) async fn run<T>(&self, call: Call, future: impl Future<Output = Result<T>> + Send) -> Result<T> {
         let began = Instant::now();
-        let mut admitted = match self.admit(began) {
+        // First, or what is found between the admission and the waiting would be missed.
+        let hung = self.shared.hung.notified();
+        let mut admitted = match self.admit(began, call.is_short) {
             Ok(admitted) => admitted,
             Err(held_off) => {
                 self.shared.metrics.requested(call.operation, BucketResult::HeldOff, None);
                 return Err(held_off.into_error());
             }
         };
-        let outcome = admitted.wait(call, began, future).await;
+        let outcome = admitted.wait(call, began, hung, future).await;
         let result = outcome.as_ref().map_or_else(failure::result, |_| BucketResult::Answered);
         self.shared.metrics.requested(call.operation, result, Some(began.elapsed()));
         admitted.end(&outcome, result);
@@ -81,9 +84,14 @@ impl Guard {
         self.shared.answers_again.notified().await;
     }
 
-    fn admit(&self, now: Instant) -> Result<Admitted<'_>, Unavailable> {
+    /// Whether a bucket that did not answer may be asked again, by a short call.
+    pub(super) fn wants_probe(&self) -> bool {
+        self.shared.lock().circuit.wants_probe(Instant::now())
+    }
+
+    fn admit(&self, now: Instant, is_short: bool) -> Result<Admitted<'_>, Unavailable> {
         let mut state = self.shared.lock();
-        match state.circuit.admit(now) {
+        match state.circuit.admit(now, is_short) {
             Ok(ticket) => Ok(Admitted { shared: &self.shared, ticket: Some(ticket) }),
             Err(retry_after) => Err(Unavailable::HeldOff { retry_after, cause: Arc::clone(&state.cause) }),
         }
@@ -123,8 +131,13 @@ struct Admitted<'a> {
 }
 
 impl Admitted<'_> {
-    async fn wait<T>(&mut self, call: Call, began: Instant, future: impl Future<Output = Result<T>> + Send) -> Result<T> {
-        let hung = self.shared.hung.notified();
+    async fn wait<T>(
+        &mut self,
+        call: Call,
+        began: Instant,
+        hung: Notified<'_>,
+        future: impl Future<Output = Result<T>> + Send,
+    ) -> Result<T> {
         tokio::pin!(future, hung);
         let slow_after = if call.is_short { self.shared.slow_after.min(call.within) } else { call.within };
         let is_probe = tokio::select! {

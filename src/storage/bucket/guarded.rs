@@ -1,6 +1,7 @@
 //! An object store behind the guard: every call of it, and every page and body that comes of one.
 
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ const SMALL_BODY_BYTES: u64 = 1024 * 1024;
 const MIN_UPLOAD_BYTES_PER_SECOND: u64 = 128 * 1024;
 /// Of calls that go on in pages which are not seen one by one.
 const PAGES: u32 = 6;
+/// What is looked for where nothing but the answer matters. It is never there.
+const LOOKED_FOR: &str = "probe/answers";
 /// Objects removed at one time.
 const DELETES: usize = 10;
 
@@ -51,6 +54,18 @@ impl Guarded {
     fn sending(&self, operation: BucketOperation, length_bytes: usize) -> Call {
         let seconds = length_bytes as u64 / MIN_UPLOAD_BYTES_PER_SECOND;
         Call { operation, within: self.timeout + Duration::from_secs(seconds), is_short: seconds == 0 }
+    }
+
+    /// Makes a call that may take long. It does not look whether a bucket is back: a short one does,
+    /// before it.
+    async fn run_long<T>(&self, call: Call, future: impl Future<Output = Result<T>> + Send) -> Result<T> {
+        if !call.is_short && self.guard.wants_probe() {
+            let nothing = Key::from(LOOKED_FOR);
+            let looked = self.objects.get_opts(&nothing, GetOptions { head: true, ..GetOptions::default() });
+            // Whatever it is told, the guard has heard.
+            let _ = self.guard.run(self.short(BucketOperation::Get), looked).await;
+        }
+        self.guard.run(call, future).await
     }
 
     /// The pages of a listing, each a call; what came with a page is handed on as it is.
@@ -92,7 +107,7 @@ fn bounded(body: BoxStream<'static, Result<Bytes>>, deadline: Instant, within: D
 impl ObjectStore for Guarded {
     async fn put_opts(&self, location: &Key, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         let call = self.sending(BucketOperation::Put, payload.content_length());
-        self.guard.run(call, self.objects.put_opts(location, payload, options)).await
+        self.run_long(call, self.objects.put_opts(location, payload, options)).await
     }
 
     async fn put_multipart_opts(&self, location: &Key, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
@@ -138,7 +153,7 @@ impl ObjectStore for Guarded {
 
     async fn list_with_delimiter(&self, prefix: Option<&Key>) -> Result<ListResult> {
         let call = Call { within: self.timeout * PAGES, is_short: false, ..self.short(BucketOperation::List) };
-        self.guard.run(call, self.objects.list_with_delimiter(prefix)).await
+        self.run_long(call, self.objects.list_with_delimiter(prefix)).await
     }
 
     async fn copy_opts(&self, from: &Key, to: &Key, options: CopyOptions) -> Result<()> {
@@ -156,14 +171,14 @@ struct GuardedUpload {
 impl MultipartUpload for GuardedUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
         let call = self.store.sending(BucketOperation::PutPart, data.content_length());
-        let (guard, part) = (self.store.guard.clone(), self.upload.put_part(data));
-        async move { guard.run(call, part).await }.boxed()
+        let (store, part) = (self.store.clone(), self.upload.put_part(data));
+        async move { store.run_long(call, part).await }.boxed()
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
         // Completing 10,000 parts may take the server a while.
         let call = Call { within: self.store.timeout * PAGES, is_short: false, ..self.store.short(BucketOperation::CompleteUpload) };
-        self.store.guard.run(call, self.upload.complete()).await
+        self.store.run_long(call, self.upload.complete()).await
     }
 
     async fn abort(&mut self) -> Result<()> {

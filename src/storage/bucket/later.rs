@@ -3,13 +3,14 @@
 //! Only for what can be made again: what is kept here is lost with the process. Whoever must know
 //! that an object is in the bucket writes it himself.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use object_store::path::Path as Key;
-use object_store::{ObjectStore, ObjectStoreExt, PutPayload, Result};
+use object_store::{Error, ObjectStore, ObjectStoreExt, PutPayload, Result};
 use tokio::sync::Notify;
 
 use super::failure;
@@ -30,6 +31,8 @@ pub(in crate::storage) struct Later {
     objects: Arc<dyn ObjectStore>,
     guard: Guard,
     kept: Mutex<Kept>,
+    /// What is kept is being sent.
+    sending: tokio::sync::Mutex<()>,
     added: Notify,
     /// Wakes those who wait until nothing is kept.
     emptied: Notify,
@@ -37,15 +40,50 @@ pub(in crate::storage) struct Later {
 
 #[derive(Default)]
 struct Kept {
-    /// In the order in which they came.
-    order: VecDeque<Key>,
-    objects: HashMap<Key, Bytes>,
+    /// In the order in which they are sent: as they came, but what was not taken goes to the end.
+    turns: BTreeMap<u64, Key>,
+    next_turn: u64,
+    objects: HashMap<Key, Object>,
     bytes: usize,
+    /// Keys that are written past what is kept at this moment.
+    writers: HashMap<Key, Writers>,
+    next_number: u64,
+}
+
+/// One that is kept.
+struct Object {
+    turn: u64,
+    /// Order among those who write it.
+    number: u64,
+    bytes: Bytes,
+}
+
+/// Who writes a key at this moment.
+#[derive(Default)]
+struct Writers {
+    count: usize,
+    /// The latest of them whose write went through.
+    done: u64,
+}
+
+/// A write past what is kept. What it took out is put back if it ends without having gone through.
+struct Write<'a> {
+    later: &'a Later,
+    key: &'a Key,
+    number: u64,
+    taken: Option<Object>,
 }
 
 impl Later {
     pub(super) fn new(objects: Arc<dyn ObjectStore>, guard: Guard) -> Self {
-        Self { objects, guard, kept: Mutex::default(), added: Notify::new(), emptied: Notify::new() }
+        Self {
+            objects,
+            guard,
+            kept: Mutex::default(),
+            sending: tokio::sync::Mutex::default(),
+            added: Notify::new(),
+            emptied: Notify::new(),
+        }
     }
 
     /// Writes an object, or keeps it if the bucket does not answer.
@@ -54,22 +92,36 @@ impl Later {
         if self.replace(key, &bytes) {
             return Ok(());
         }
+        let mut write = self.begin(key);
         match self.objects.put(key, PutPayload::from_bytes(bytes.clone())).await {
-            Ok(_) => Ok(()),
-            Err(error) if failure::result(&error) == BucketResult::Failed && self.keep(key, bytes) => Ok(()),
+            Ok(_) => {
+                write.is_done();
+                Ok(())
+            }
+            Err(error) if failure::result(&error) == BucketResult::Failed && self.keep(key, write.number, bytes) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Makes a write or a deletion, after which what is kept under its key is not sent any more.
+    pub(in crate::storage) async fn overtaken_by<T>(&self, key: &Key, written: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut write = self.begin(key);
+        if self.get(key).is_some() {
+            // Not while it is on its way: it would come in after this one.
+            let _between = self.sending.lock().await;
+            write.taken = self.lock().remove(key);
+        }
+        let written = written.await;
+        if matches!(written, Ok(_) | Err(Error::NotFound { .. })) {
+            write.is_done();
+        }
+        written
     }
 
     /// An object that is kept.
     pub(in crate::storage) fn get(&self, key: &Key) -> Option<Bytes> {
         let kept = self.lock();
-        if kept.objects.is_empty() { None } else { kept.objects.get(key).cloned() }
-    }
-
-    /// Gives an object up that is kept: it was deleted.
-    pub(in crate::storage) fn forget(&self, key: &Key) {
-        self.lock().remove(key);
+        if kept.objects.is_empty() { None } else { kept.objects.get(key).map(|object| object.bytes.clone()) }
     }
 
     /// Waits until nothing is kept.
@@ -86,15 +138,21 @@ impl Later {
     pub(super) async fn run(&self) {
         let mut pause = FIRST_PAUSE;
         loop {
+            let turn = self.sending.lock().await;
             let batch = self.first();
             if batch.is_empty() {
-                self.emptied.notify_waiters();
+                drop(turn);
                 self.added.notified().await;
                 continue;
             }
             // All to their end: one of them may be the one that looks whether the bucket is back.
             let sent = futures::future::join_all(batch.into_iter().map(|(key, bytes)| self.send(key, bytes))).await;
-            if sent.into_iter().all(|sent| sent) {
+            drop(turn);
+            if self.lock().objects.is_empty() {
+                self.emptied.notify_waiters();
+            }
+            // One that the bucket never takes keeps nobody behind it waiting.
+            if sent.into_iter().any(|sent| sent) {
                 pause = FIRST_PAUSE;
             } else {
                 let _ = tokio::time::timeout(pause, self.guard.answers_again()).await;
@@ -103,26 +161,28 @@ impl Later {
         }
     }
 
-    /// False if the bucket did not answer.
+    /// False if the bucket did not take it.
     async fn send(&self, key: Key, bytes: Bytes) -> bool {
         match self.objects.put(&key, PutPayload::from_bytes(bytes.clone())).await {
             Ok(_) => {}
-            Err(error) if failure::result(&error) == BucketResult::Failed => return false,
+            Err(error) if failure::result(&error) == BucketResult::Failed => {
+                self.lock().put_off(&key);
+                return false;
+            }
             Err(error) => tracing::warn!(%key, %error, "the bucket does not take an object that was kept for it"),
         }
         // Unless it was replaced meanwhile.
         let mut kept = self.lock();
-        if kept.objects.get(&key).is_some_and(|current| current.as_ptr() == bytes.as_ptr()) {
+        if kept.objects.get(&key).is_some_and(|current| current.bytes.as_ptr() == bytes.as_ptr()) {
             kept.remove(&key);
         }
         true
     }
 
     fn first(&self) -> Vec<(Key, Bytes)> {
-        let mut kept = self.lock();
-        let Kept { order, objects, .. } = &mut *kept;
-        order.retain(|key| objects.contains_key(key));
-        order.iter().take(CONCURRENT).filter_map(|key| Some((key.clone(), objects.get(key)?.clone()))).collect()
+        let kept = self.lock();
+        let first = kept.turns.values().filter(|key| !kept.writers.contains_key(*key)).take(CONCURRENT);
+        first.filter_map(|key| Some((key.clone(), kept.objects.get(key)?.bytes.clone()))).collect()
     }
 
     fn replace(&self, key: &Key, bytes: &Bytes) -> bool {
@@ -130,16 +190,27 @@ impl Later {
         if !kept.objects.contains_key(key) {
             return false;
         }
-        kept.insert(key, bytes.clone());
+        let number = kept.number();
+        kept.insert(key, number, bytes.clone());
         true
     }
 
-    fn keep(&self, key: &Key, bytes: Bytes) -> bool {
+    fn begin<'a>(&'a self, key: &'a Key) -> Write<'a> {
         let mut kept = self.lock();
+        kept.writers.entry(key.clone()).or_default().count += 1;
+        Write { later: self, key, number: kept.number(), taken: None }
+    }
+
+    /// Keeps an object unless a later one is kept, or was written. False if too much is kept.
+    fn keep(&self, key: &Key, number: u64, bytes: Bytes) -> bool {
+        let mut kept = self.lock();
+        if kept.has_later(key, number) {
+            return true;
+        }
         if kept.bytes + bytes.len() > MAX_KEPT.0 || kept.objects.len() >= MAX_KEPT.1 {
             return false;
         }
-        kept.insert(key, bytes);
+        kept.insert(key, number, bytes);
         drop(kept);
         self.added.notify_one();
         true
@@ -150,19 +221,87 @@ impl Later {
     }
 }
 
-impl Kept {
-    fn insert(&mut self, key: &Key, bytes: Bytes) {
-        self.bytes += bytes.len();
-        match self.objects.insert(key.clone(), bytes) {
-            Some(old) => self.bytes -= old.len(),
-            None => self.order.push_back(key.clone()),
+impl Write<'_> {
+    /// It went through: what earlier ones left to be sent is not.
+    fn is_done(&mut self) {
+        self.taken = None;
+        let mut kept = self.later.lock();
+        if let Some(writers) = kept.writers.get_mut(self.key) {
+            writers.done = writers.done.max(self.number);
+        }
+        if kept.objects.get(self.key).is_some_and(|object| object.number < self.number) {
+            kept.remove(self.key);
         }
     }
+}
 
-    fn remove(&mut self, key: &Key) {
-        if let Some(old) = self.objects.remove(key) {
-            self.bytes -= old.len();
+impl Drop for Write<'_> {
+    fn drop(&mut self) {
+        let mut kept = self.later.lock();
+        if let Some(taken) = self.taken.take().filter(|taken| !kept.has_later(self.key, taken.number)) {
+            kept.insert(self.key, taken.number, taken.bytes);
         }
+        if let Some(writers) = kept.writers.get_mut(self.key) {
+            writers.count -= 1;
+            if writers.count == 0 {
+                kept.writers.remove(self.key);
+            }
+        }
+        let (is_kept, is_empty) = (kept.objects.contains_key(self.key), kept.objects.is_empty());
+        drop(kept);
+        if is_kept {
+            self.later.added.notify_one();
+        }
+        if is_empty {
+            self.later.emptied.notify_waiters();
+        }
+    }
+}
+
+impl Kept {
+    /// One that replaces another takes its turn.
+    fn insert(&mut self, key: &Key, number: u64, bytes: Bytes) {
+        self.bytes += bytes.len();
+        if let Some(object) = self.objects.get_mut(key) {
+            self.bytes -= object.bytes.len();
+            (object.number, object.bytes) = (number, bytes);
+            return;
+        }
+        let turn = self.last_turn(key);
+        self.objects.insert(key.clone(), Object { turn, number, bytes });
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Object> {
+        let old = self.objects.remove(key)?;
+        self.bytes -= old.bytes.len();
+        self.turns.remove(&old.turn);
+        Some(old)
+    }
+
+    const fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    /// Whether one that began later is kept, or was written.
+    fn has_later(&self, key: &Key, number: u64) -> bool {
+        let is_kept = self.objects.get(key).is_some_and(|object| object.number > number);
+        is_kept || self.writers.get(key).is_some_and(|writers| writers.done > number)
+    }
+
+    /// Behind all others, if it is still kept.
+    fn put_off(&mut self, key: &Key) {
+        let turn = self.next_turn;
+        let Some(object) = self.objects.get_mut(key) else { return };
+        self.turns.remove(&std::mem::replace(&mut object.turn, turn));
+        self.last_turn(key);
+    }
+
+    fn last_turn(&mut self, key: &Key) -> u64 {
+        let turn = self.next_turn;
+        self.turns.insert(turn, key.clone());
+        self.next_turn += 1;
+        turn
     }
 }
 

@@ -1,6 +1,6 @@
 //! `delivery: redirect`.
 
-use super::{MIB, fake_with_image, pull, replica, stored};
+use super::{MIB, eventually, fake_with_image, key, pull, replica, stored};
 use crate::fake_bucket::FakeBucket;
 use crate::headpond::Headpond;
 
@@ -30,4 +30,26 @@ async fn large_blobs_that_the_bucket_has_are_answered_with_a_signed_url() {
     assert_eq!(server.get_range(&layer, "bytes=99999999-").await.status, 416);
     let counted = server.metric("headpond_cache_bytes_total{direction=\"redirected\",rule=\"up\"}");
     assert_eq!(counted, 3 << 20, "counted by length");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_sent_to_an_object_that_is_known_to_be_rotten() {
+    let (fake, image, content) = fake_with_image(22, 3 * MIB).await;
+    let bucket = FakeBucket::start().await;
+    let server = replica(&fake, &bucket, ", max_size: 0, delivery: redirect", "").await;
+    pull(&server, &image).await;
+    stored(&bucket, &image).await;
+    let file = bucket.file(&key(&image.layers[0]));
+    let mut bytes = content.to_vec();
+    bytes[5] ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    // Another repository has it, too: with upstream's word it is taken from the bucket.
+    fake.put_image("library/y", "1", std::slice::from_ref(&content));
+    let layer = format!("/v2/up/library/y/blobs/{}", image.layers[0]);
+    let answer = server.get(&layer).await;
+    assert!(answer.body.is_err(), "nobody gets all of it");
+    server.wait_for_fills().await;
+    let again = server.get(&layer).await;
+    assert_eq!((again.status.as_u16(), again.digest()), (200, image.layers[0]));
+    eventually("the blob in the bucket is right again", || std::fs::read(&file).unwrap() == content).await;
 }

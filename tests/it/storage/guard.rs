@@ -55,6 +55,10 @@ fn key() -> RecordKey<TagRecord> {
     RecordKey::tag(&RepositoryName::parse("a/b").unwrap(), &Tag::parse("1").unwrap())
 }
 
+fn tag_key(tag: &str) -> RecordKey<TagRecord> {
+    RecordKey::tag(&RepositoryName::parse("a/b").unwrap(), &Tag::parse(tag).unwrap())
+}
+
 fn record(number: u64) -> TagRecord {
     TagRecord { digest: digest(), source: "s".to_owned(), updated_at: number }
 }
@@ -98,6 +102,22 @@ async fn a_bucket_that_is_gone_is_left_alone_until_it_is_back() {
     guarded.fake.resume().await;
     guarded.answered().await;
     assert_eq!(guarded.bucket.stat(&digest()).await.unwrap(), Some(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_take_long_waits_for_a_short_call_that_looks_whether_the_bucket_is_back() {
+    let guarded = Guarded::start(1).await;
+    guarded.fake.break_nth(1, Fault::SlowDown);
+    guarded.bucket.stat(&digest()).await.expect_err("a fault");
+    let large = Bytes::from(vec![7; 1024 * 1024]);
+    let stored = tokio::time::timeout(Duration::from_secs(60), async {
+        while guarded.bucket.put(&Digest::of(&large), large.clone()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    stored.await.expect("nothing looked whether it is back");
+    let methods: Vec<_> = guarded.fake.take_journal().into_iter().map(|call| call.method).collect();
+    assert_eq!(methods, ["HEAD", "HEAD", "PUT"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -201,6 +221,59 @@ async fn what_is_written_behind_is_read_at_once_and_in_the_bucket_once_that_is_b
     sent.await.expect("it was never sent");
     assert_eq!(records.read(&key()).await.unwrap(), Some(record(3)));
     assert_eq!(guarded.bucket.stat(&digest()).await.unwrap(), Some(3));
+    sending.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_does_not_go_over_what_was_written_since() {
+    let guarded = Guarded::start(1).await;
+    let records = guarded.bucket.records();
+    guarded.bucket.clone().find_out_preconditions().await;
+    let [plain, compared, created, deleted, failed] = ["plain", "compared", "created", "deleted", "failed"].map(tag_key);
+    guarded.fake.stop().await;
+    for key in [&plain, &compared, &created, &deleted, &failed] {
+        records.write_behind(key, &record(1)).await.unwrap();
+    }
+    records.write(&failed, &record(2)).await.expect_err("the bucket is gone");
+    assert_eq!(records.read(&failed).await.unwrap(), Some(record(1)), "what is kept is kept");
+    guarded.fake.resume().await;
+    guarded.answered().await;
+    records.write(&plain, &record(2)).await.unwrap();
+    let (_, seen) = records.read_versioned(&compared).await.unwrap().expect("it is kept");
+    records.write_if(&compared, &record(2), Expected::Version(seen)).await.unwrap().expect("nobody else wrote");
+    records.write_if(&created, &record(2), Expected::Absent).await.unwrap().expect_err("it is kept");
+    records.delete(&deleted).await.unwrap();
+    let sending = tokio::spawn(guarded.bucket.clone().send_later());
+    tokio::time::timeout(Duration::from_secs(60), guarded.bucket.all_sent()).await.expect("it was never sent");
+    for (key, expected) in [(&plain, Some(2)), (&compared, Some(2)), (&created, Some(1)), (&deleted, None), (&failed, Some(1))] {
+        assert_eq!(records.read(key).await.unwrap(), expected.map(record), "{key}");
+    }
+    sending.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_bucket_never_takes_keeps_nothing_behind_it_waiting() {
+    let guarded = Guarded::start(1).await;
+    let records = guarded.bucket.records();
+    guarded.fake.stop().await;
+    for tag in 0..8 {
+        records.write_behind(&tag_key(&format!("never-{tag}")), &record(tag)).await.unwrap();
+    }
+    for tag in 0..16 {
+        records.write_behind(&tag_key(&format!("good-{tag}")), &record(tag)).await.unwrap();
+    }
+    guarded.fake.break_path("/never-", Fault::SlowDown);
+    guarded.fake.resume().await;
+    let sending = tokio::spawn(guarded.bucket.clone().send_later());
+    let sent = tokio::time::timeout(Duration::from_secs(120), async {
+        while guarded.fake.keys().len() < 16 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    sent.await.expect("eight that are never taken stop all others");
+    guarded.fake.mend();
+    tokio::time::timeout(Duration::from_secs(120), guarded.bucket.all_sent()).await.expect("they are given up");
+    assert_eq!(guarded.fake.keys().len(), 24);
     sending.abort();
 }
 
