@@ -44,7 +44,7 @@ impl Endpoints {
                     .with_context(|| format!("the upstream of rule {} cannot be used", rule.prefix.as_str()))?,
             };
             let rule_metrics = metrics.for_rule(rule.prefix.as_str());
-            let upstream = Upstream::new(Arc::clone(&endpoint), rule_metrics.clone());
+            let upstream = Upstream::new(Arc::clone(&endpoint), rule_metrics.clone()).with_quota_floor(rule.quota_floor);
             let origin = RuleOrigin {
                 source: upstream.source().as_str().into(),
                 upstream: Some(upstream),

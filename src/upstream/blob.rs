@@ -9,7 +9,7 @@ use reqwest::{Method, Response, StatusCode};
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::Admission;
-use super::circuit::Purpose;
+use super::circuit::{Asking, Purpose};
 use super::content_range::ContentRange;
 use super::exchange::{Answer, Question};
 use super::stall::StallWatch;
@@ -40,7 +40,7 @@ impl Upstream {
     /// # Errors
     /// Every [`UpstreamError`].
     pub async fn head_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
-        let mut admission = self.admit(Purpose::Fetch)?;
+        let mut admission = self.admit(Asking::Blob, Purpose::Fetch)?;
         let outcome = self.in_time(self.ask_length(repository, digest, &mut admission)).await;
         admission.settle(&outcome);
         outcome
@@ -58,7 +58,7 @@ impl Upstream {
         digest: &Digest,
         range: Option<Range<u64>>,
     ) -> Result<BlobStream, UpstreamError> {
-        let mut admission = self.admit(Purpose::Fetch)?;
+        let mut admission = self.admit(Asking::Blob, Purpose::Fetch)?;
         let outcome = self.in_time(self.ask_bytes(repository, digest, range, &mut admission)).await;
         admission.settle(&outcome);
         outcome

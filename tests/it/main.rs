@@ -30,6 +30,7 @@ mod manifests;
 mod names;
 mod outage;
 mod pull;
+mod quota;
 mod referrers;
 mod reload;
 mod replica_tags;
