@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use reqwest::header::{CONTENT_RANGE, HeaderMap, HeaderValue};
-use reqwest::{Method, Response, StatusCode};
+use reqwest::{Method, Response, StatusCode, Url};
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::Admission;
@@ -193,6 +193,11 @@ impl BlobStream {
             stall: StallWatch::new(limits.stall_timeout, limits.min_progress_bytes),
             is_over: false,
         })
+    }
+
+    /// The URL that answers, after redirects.
+    pub(super) const fn came_from(&self) -> &Url {
+        &self.asked.url
     }
 
     /// The next bytes; `None` after the last one, and after an error. Cancel-safe: nothing is lost when

@@ -3,8 +3,9 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use super::admission::{Admission, Intent};
+use super::admission::Admission;
 use super::circuit::{Asking, CircuitState, Purpose};
+use super::standing::Intent;
 use super::{Endpoint, Quota, SourceId, Unavailability, UpstreamError, address};
 use crate::telemetry::metrics::RuleMetrics;
 
@@ -48,7 +49,7 @@ impl Upstream {
     /// How far the upstream is relied upon at present.
     #[must_use]
     pub fn circuit_state(&self) -> CircuitState {
-        self.endpoint.circuit.overall()
+        self.endpoint.circuit.state()
     }
 
     /// What the upstream told of its pull limit, while that counts.

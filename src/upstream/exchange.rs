@@ -131,6 +131,14 @@ impl Upstream {
         }
     }
 
+    /// Whether the realm gives a token for a repository.
+    ///
+    /// # Errors
+    /// What the realm answered.
+    pub(super) async fn token_for(&self, bearer: &Bearer, repository: &RepositoryName) -> Result<(), UpstreamError> {
+        self.authorization(&Challenge::Bearer(bearer.clone()), repository, None).await.map(drop)
+    }
+
     fn token_request(&self, bearer: &Bearer, scope: String, basic: Option<HeaderValue>) -> TokenRequest {
         let endpoint = &self.endpoint;
         let (realm, service, is_anonymous) = (bearer.realm.clone(), bearer.service.clone(), basic.is_none());

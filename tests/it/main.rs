@@ -7,6 +7,7 @@ mod bad_input;
 mod bucket;
 mod catalog;
 mod chart;
+mod check_upstream;
 mod cli;
 mod cli_store;
 mod cluster;
