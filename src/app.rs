@@ -6,6 +6,7 @@
 mod banner;
 mod bucket;
 mod build;
+pub mod check_upstream;
 mod cluster;
 mod signals;
 pub mod upkeep;

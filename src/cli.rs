@@ -3,6 +3,7 @@
 //! What a command is for goes to stdout; what is said about it, and what to do next, to stderr.
 
 mod check_config;
+mod check_upstream;
 mod gc;
 mod hash_password;
 mod healthcheck;
@@ -31,6 +32,8 @@ enum Command {
     Serve(serve::Serve),
     /// Check a configuration file: every problem, or a summary of its rules.
     CheckConfig(check_config::CheckConfig),
+    /// Try the upstream of a rule step by step, and say what is wrong and what to do.
+    CheckUpstream(check_upstream::CheckUpstream),
     /// Compare everything in the store with its digest, and mend what can be mended.
     Scrub(scrub::Scrub),
     /// Remove blobs that nothing refers to: marked now, deleted once their grace is over.
@@ -66,6 +69,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Serve(command) => command.run(),
         Command::CheckConfig(command) => command.run(),
+        Command::CheckUpstream(command) => command.run(),
         Command::Scrub(command) => command.run(),
         Command::Gc(command) => command.run(),
         Command::Schema(command) => command.run(),

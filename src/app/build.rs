@@ -44,7 +44,7 @@ impl Endpoints {
                     .with_context(|| format!("the upstream of rule {} cannot be used", rule.prefix.as_str()))?,
             };
             let rule_metrics = metrics.for_rule(rule.prefix.as_str());
-            let upstream = Upstream::new(Arc::clone(&endpoint), rule_metrics.clone());
+            let upstream = Upstream::new(Arc::clone(&endpoint), rule_metrics.clone()).with_quota_floor(rule.quota_floor);
             let origin = RuleOrigin {
                 source: upstream.source().as_str().into(),
                 upstream: Some(upstream),
@@ -66,7 +66,7 @@ impl Endpoints {
     }
 }
 
-fn upstream_settings(rule: &Rule, limits: &Limits) -> anyhow::Result<UpstreamSettings> {
+pub(super) fn upstream_settings(rule: &Rule, limits: &Limits) -> anyhow::Result<UpstreamSettings> {
     let text = rule.upstream.to_string();
     let base = Url::parse(&text).with_context(|| format!("the upstream of rule {}, {text}, is not a URL", rule.prefix.as_str()))?;
     let ca_pem = rule.ca.as_ref().map(|file| std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))).transpose()?;

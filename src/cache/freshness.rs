@@ -30,6 +30,8 @@ pub enum StaleReason {
     Unavailable,
     /// Upstream wants to be asked less.
     TooManyRequests,
+    /// What is left of upstream's quota is kept for what is not cached.
+    Quota,
     /// Upstream refuses this server.
     Denied,
     /// Upstream no longer has it.
@@ -46,6 +48,7 @@ impl StaleReason {
             Self::Slow => "slow",
             Self::Unavailable => "unavailable",
             Self::TooManyRequests => "too_many_requests",
+            Self::Quota => "quota",
             Self::Denied => "denied",
             Self::NotFound => "not_found",
             Self::Invalid => "invalid",
@@ -54,7 +57,7 @@ impl StaleReason {
 
     /// The reason that another replica named.
     pub(super) fn parse(word: &str) -> Option<Self> {
-        let all = [Self::Slow, Self::Unavailable, Self::TooManyRequests, Self::Denied, Self::NotFound, Self::Invalid];
+        let all = [Self::Slow, Self::Unavailable, Self::TooManyRequests, Self::Quota, Self::Denied, Self::NotFound, Self::Invalid];
         all.into_iter().find(|reason| reason.as_str() == word)
     }
 
@@ -78,6 +81,7 @@ impl StaleReason {
             UpstreamError::Denied { .. } => Self::Denied,
             UpstreamError::TooManyRequests { .. } => Self::TooManyRequests,
             UpstreamError::Unavailable { kind: Unavailability::Timeout, .. } => Self::Slow,
+            UpstreamError::Unavailable { kind: Unavailability::QuotaFloor, .. } => Self::Quota,
             UpstreamError::Unavailable { .. } => Self::Unavailable,
             UpstreamError::Lied { .. } => Self::Invalid,
         }
@@ -216,7 +220,9 @@ impl Cache {
     /// The digest upstream has for the tag; its manifest is imported if it is another one.
     async fn digest_upstream(&self, origin: &Arc<Origin>, tag: &Tag, entry: &TagEntry) -> Result<Digest, CacheError> {
         let upstream = origin.reach()?;
-        let head = upstream.head_manifest(&origin.remote, &Reference::Tag(tag.clone()), Purpose::Revalidate).await?;
+        // What may not be served unconfirmed is as good as not cached.
+        let purpose = if self.is_too_stale(origin, entry) { Purpose::Fetch } else { Purpose::Revalidate };
+        let head = upstream.head_manifest(&origin.remote, &Reference::Tag(tag.clone()), purpose).await?;
         if head.digest == entry.digest || self.cached_manifest(origin, &head.digest).await.is_some() {
             return Ok(head.digest);
         }
@@ -226,7 +232,7 @@ impl Cache {
                 self.import(origin, body)?;
             }
             None => {
-                self.import_digest(origin, &head.digest, Purpose::Revalidate).await?;
+                self.import_digest(origin, &head.digest, purpose).await?;
             }
         }
         Ok(head.digest)
@@ -242,7 +248,7 @@ impl Cache {
         };
         let reason = StaleReason::of(error);
         match reason {
-            StaleReason::Slow | StaleReason::Unavailable | StaleReason::TooManyRequests => {
+            StaleReason::Slow | StaleReason::Unavailable | StaleReason::TooManyRequests | StaleReason::Quota => {
                 tracing::debug!(repository = %origin.repository, %tag, %error, "a tag could not be checked and is served as it is cached");
             }
             StaleReason::NotFound | StaleReason::Denied | StaleReason::Invalid => {

@@ -175,6 +175,8 @@ pub(super) struct RawRule {
     pub(super) deny: Option<List<Text>>,
     /// How long a tag is served before upstream is asked again.
     pub(super) freshness: Option<RawFreshness>,
+    /// While upstream tells that no more than so many pulls are left, tags are not confirmed, and the rest is kept for what is not cached. Default: 0, which is off.
+    pub(super) quota_floor: Option<u64>,
 }
 
 /// Credentials for an upstream.

@@ -42,6 +42,8 @@ pub struct Rule {
     pub deny: Vec<Pattern>,
     /// How long tags are fresh.
     pub freshness: FreshnessRule,
+    /// Pulls of the upstream's quota that are kept for what is not cached. Default: 0, none.
+    pub quota_floor: u64,
 }
 
 impl Rule {
@@ -61,6 +63,7 @@ impl Rule {
             allow: Vec::new(),
             deny: Vec::new(),
             freshness: FreshnessRule::default(),
+            quota_floor: 0,
         }
     }
 }
@@ -115,6 +118,7 @@ fn validate(raw: RawRule, prefix: Option<Prefix>, path: &str, directory: &Path, 
         allow,
         deny,
         freshness,
+        quota_floor: raw.quota_floor.unwrap_or(0),
     })
 }
 

@@ -89,7 +89,7 @@ impl RegistryError {
             }
             CacheError::Unreachable => Self::unknown(kind, error.to_string()),
             CacheError::TooStale { reason: StaleReason::NotFound } => Self::unknown(kind, error.to_string()),
-            CacheError::TooStale { reason: StaleReason::TooManyRequests } => {
+            CacheError::TooStale { reason: StaleReason::TooManyRequests | StaleReason::Quota } => {
                 Self::TooManyRequests { retry_after: None, detail: error.to_string() }
             }
             CacheError::TooStale { reason: StaleReason::Slow | StaleReason::Unavailable | StaleReason::Denied | StaleReason::Invalid } => {

@@ -45,6 +45,8 @@ pub struct Families {
     upstream_requests: IntCounterVec,
     upstream_ttfb: HistogramVec,
     circuit_state: IntGaugeVec,
+    quota_limit: IntGaugeVec,
+    quota_remaining: IntGaugeVec,
     token_requests: IntCounterVec,
     /// `headpond_fills_inflight`.
     pub fills_inflight: IntGauge,
@@ -101,6 +103,14 @@ impl Families {
             upstream_ttfb: d.seconds("headpond_upstream_ttfb_seconds", "From request to response head of an upstream.", &["rule"])?,
             circuit_state: d
                 .register(IntGaugeVec::new(Opts::new("headpond_upstream_circuit_state", "0 well, 1 suspect, 2 open."), &["rule"]))?,
+            quota_limit: d.register(IntGaugeVec::new(
+                Opts::new("headpond_upstream_quota_limit", "Pulls in each window, as upstream tells."),
+                &["rule"],
+            ))?,
+            quota_remaining: d.register(IntGaugeVec::new(
+                Opts::new("headpond_upstream_quota_remaining", "Pulls left, as upstream told last."),
+                &["rule"],
+            ))?,
             token_requests: d.counters("headpond_upstream_token_requests_total", "Token requests by outcome.", &["rule", "outcome"])?,
             fills_inflight: d.gauge("headpond_fills_inflight", "Blobs on their way in.")?,
             followers_inflight: d.gauge("headpond_followers_inflight", "Clients that read a blob on its way in.")?,
@@ -353,6 +363,15 @@ impl RuleMetrics {
     /// Shows the circuit: 0 well, 1 suspect, 2 open.
     pub fn circuit(&self, state: i64) {
         self.counters.circuit_state.set(state);
+    }
+
+    /// Shows what upstream told of its pull limit. Before that there is nothing to see: 0 would be none left.
+    pub fn quota(&self, limit: Option<u64>, remaining: u64) {
+        let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        if let Some(limit) = limit {
+            self.counters.all.quota_limit.with_label_values(&[self.rule()]).set(gauge(limit));
+        }
+        self.counters.all.quota_remaining.with_label_values(&[self.rule()]).set(gauge(remaining));
     }
 
     /// Counts a stale answer; `reason` is one of [`STALE_REASONS`].

@@ -18,6 +18,11 @@ pub(super) fn shown(url: &Url) -> String {
     format!("{}{}", host_and_port(url), url.path())
 }
 
+/// The base of an upstream, which has neither user nor query.
+pub(super) fn shown_base(url: &Url) -> String {
+    url.as_str().trim_end_matches('/').to_owned()
+}
+
 /// Whether two URLs go from https down to http.
 pub(super) fn is_downgrade(from: &Url, to: &Url) -> bool {
     from.scheme() == "https" && to.scheme() != "https"

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::circuit::{CircuitState, Failure, Machine, Purpose, Refusal, Ticket};
+use super::circuit::{CircuitState, Failure};
+use super::quota::Quota;
+use super::standing::{Intent, Refusal, Standing, Ticket};
 use super::{Unavailability, UpstreamError, UpstreamLimits};
 use crate::clock::Clock;
 use crate::telemetry::metrics::RuleMetrics;
@@ -11,7 +13,7 @@ use crate::telemetry::metrics::RuleMetrics;
 pub(super) struct Circuit {
     /// Host and port of the upstream, for messages.
     name: String,
-    machine: Mutex<Machine>,
+    standing: Mutex<Standing>,
     /// The rules in whose metrics the state is shown.
     shown_in: Mutex<Vec<Weak<RuleMetrics>>>,
     clock: Clock,
@@ -19,83 +21,113 @@ pub(super) struct Circuit {
 
 impl Circuit {
     pub(super) fn new(name: String, limits: &UpstreamLimits, clock: Clock) -> Self {
-        Self { name, machine: Mutex::new(Machine::new(limits)), shown_in: Mutex::default(), clock }
+        Self { name, standing: Mutex::new(Standing::new(limits)), shown_in: Mutex::default(), clock }
     }
 
     pub(super) fn show_in(&self, metrics: &Arc<RuleMetrics>) {
         metrics.circuit(self.state().gauge());
+        if let Some(quota) = self.quota() {
+            metrics.quota(quota.limit, quota.remaining);
+        }
         let mut shown_in = self.shown_in.lock().unwrap_or_else(PoisonError::into_inner);
         shown_in.retain(|metrics| metrics.strong_count() > 0);
         shown_in.push(Arc::downgrade(metrics));
     }
 
     pub(super) fn state(&self) -> CircuitState {
-        self.machine().state()
+        self.standing().overall()
+    }
+
+    /// What upstream told of its pull limit, while that counts.
+    pub(super) fn quota(&self) -> Option<Quota> {
+        self.standing().quota(self.clock.now()).cloned()
     }
 
     /// Lets a request through, to be settled by what it got.
     ///
     /// # Errors
     /// When it is held off: as [`UpstreamError::TooManyRequests`] if that was the cause.
-    pub(super) fn admit(self: &Arc<Self>, purpose: Purpose) -> Result<Admission, UpstreamError> {
+    pub(super) fn admit(self: &Arc<Self>, intent: Intent) -> Result<Admission, UpstreamError> {
         let now = self.clock.now();
-        let admitted = self.changing(|machine| machine.admit(purpose, now));
+        let admitted = self.changing(|standing| standing.admit(intent, now));
         match admitted {
-            Ok(ticket) => Ok(Admission { circuit: Arc::clone(self), ticket: Some(ticket) }),
-            Err(refusal) => Err(self.refused(refusal)),
+            Ok(ticket) => Ok(Admission { circuit: Arc::clone(self), ticket: Some(ticket), told_remaining: None }),
+            Err(refusal) => Err(self.refused(&refusal)),
         }
     }
 
     /// What a request would be refused with now.
-    pub(super) fn refusal(&self, purpose: Purpose) -> Option<UpstreamError> {
-        let refusal = self.machine().refusal(purpose, self.clock.now())?;
-        Some(self.refused(refusal))
+    pub(super) fn refusal(&self, intent: Intent) -> Option<UpstreamError> {
+        let refusal = self.standing().refusal(intent, self.clock.now())?;
+        Some(self.refused(&refusal))
     }
 
-    fn refused(&self, refusal: Refusal) -> UpstreamError {
-        let retry_after = Some(refusal.retry_after);
-        if refusal.too_many_requests {
-            return UpstreamError::TooManyRequests { retry_after, detail: format!("{} said so lately and is left alone", self.name) };
-        }
-        let detail = format!("{} failed lately and is left alone", self.name);
-        UpstreamError::Unavailable { kind: Unavailability::CircuitOpen, retry_after, detail }
+    fn refused(&self, refusal: &Refusal) -> UpstreamError {
+        let name = &self.name;
+        let (kind, retry_after, detail) = match *refusal {
+            Refusal::Limited(retry_after) => {
+                let detail = format!("{name} said so lately and is left alone");
+                return UpstreamError::TooManyRequests { retry_after: Some(retry_after), detail };
+            }
+            Refusal::Failed(retry_after) => (Unavailability::CircuitOpen, retry_after, format!("{name} failed lately and is left alone")),
+            Refusal::Saved(retry_after) => {
+                let detail = format!("no more pulls are left at {name} than the rule's quota_floor");
+                (Unavailability::QuotaFloor, retry_after, detail)
+            }
+        };
+        UpstreamError::Unavailable { kind, retry_after: Some(retry_after), detail }
     }
 
     pub(super) fn slowed(&self) {
-        self.changing(Machine::slowed);
+        self.changing(Standing::slowed);
     }
 
-    fn machine(&self) -> MutexGuard<'_, Machine> {
-        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the machine, and tells of a change of its state.
-    fn changing<T>(&self, change: impl FnOnce(&mut Machine) -> T) -> T {
-        let (before, outcome, after) = {
-            let mut machine = self.machine();
-            let before = machine.state();
-            let outcome = change(&mut machine);
-            (before, outcome, machine.state())
+    /// Changes the standing, and tells of a change of the whole.
+    fn changing<T>(&self, change: impl FnOnce(&mut Standing) -> T) -> T {
+        let (before, outcome, after, is_limited) = {
+            let mut standing = self.standing();
+            let before = standing.overall();
+            let outcome = change(&mut standing);
+            (before, outcome, standing.overall(), standing.is_limited())
         };
         if before != after {
-            self.tell(before, after);
+            self.tell(before, after, is_limited);
         }
         outcome
     }
 
-    fn tell(&self, before: CircuitState, after: CircuitState) {
+    fn tell(&self, before: CircuitState, after: CircuitState, is_limited: bool) {
+        let name = &self.name;
         match after {
-            CircuitState::Open => tracing::warn!(upstream = %self.name, "upstream {} fails and is left alone for a while", self.name),
-            CircuitState::Suspect => tracing::debug!(upstream = %self.name, "upstream {} failed or is slow", self.name),
-            CircuitState::Well if before == CircuitState::Open => {
-                tracing::info!(upstream = %self.name, "upstream {} answers again", self.name);
+            CircuitState::Open if is_limited => {
+                let remaining = self.quota().map(|quota| quota.remaining);
+                tracing::warn!(upstream = %name, remaining, "upstream {name} takes no more requests and is left alone for a while");
             }
-            CircuitState::Well => tracing::debug!(upstream = %self.name, "upstream {} answers", self.name),
+            CircuitState::Open => tracing::warn!(upstream = %name, "upstream {name} fails and is left alone for a while"),
+            CircuitState::Suspect => tracing::debug!(upstream = %name, "upstream {name} failed or is slow"),
+            CircuitState::Well if before == CircuitState::Open => tracing::info!(upstream = %name, "upstream {name} answers again"),
+            CircuitState::Well => tracing::debug!(upstream = %name, "upstream {name} answers"),
         }
+        self.show(|metrics| metrics.circuit(after.gauge()));
+    }
+
+    /// Enters what upstream told of its pull limit.
+    fn told(&self, quota: &Quota) {
+        if !self.standing().told(quota, self.clock.now()) {
+            return;
+        }
+        let Quota { limit, remaining, source, .. } = quota;
+        tracing::debug!(upstream = %self.name, limit, remaining, source, "upstream {} has {remaining} pulls left", self.name);
+        self.show(|metrics| metrics.quota(*limit, *remaining));
+    }
+
+    fn show(&self, show: impl Fn(&RuleMetrics)) {
         let shown_in = self.shown_in.lock().unwrap_or_else(PoisonError::into_inner);
-        for metrics in shown_in.iter().filter_map(Weak::upgrade) {
-            metrics.circuit(after.gauge());
-        }
+        shown_in.iter().filter_map(Weak::upgrade).for_each(|metrics| show(&metrics));
     }
 }
 
@@ -104,32 +136,47 @@ impl Circuit {
 pub(super) struct Admission {
     circuit: Arc<Circuit>,
     ticket: Option<Ticket>,
+    /// The pulls that were left, as the answer told.
+    told_remaining: Option<u64>,
 }
 
 impl Admission {
     /// The upstream itself answered; what comes after (a body, another host) is not its health.
     pub(super) fn answered(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
-            self.circuit.changing(|machine| machine.answered(ticket));
-        }
+        self.end(true);
+    }
+
+    /// The answer tells of a pull limit.
+    pub(super) fn told(&mut self, quota: &Quota) {
+        self.told_remaining = Some(quota.remaining);
+        self.circuit.told(quota);
+    }
+
+    /// `gave`: what was asked for, and no word why not.
+    fn end(&mut self, gave: bool) {
+        let Some(ticket) = self.ticket.take() else { return };
+        let shows_room = self.told_remaining.map_or(gave && ticket.has_cost(), |remaining| remaining > 0);
+        let now = self.circuit.clock.now();
+        self.circuit.changing(|standing| standing.answered(ticket, shows_room, now));
     }
 
     /// Tells the circuit how it went. 401, 403, 404 and lies are answers.
     pub(super) fn settle<T>(mut self, outcome: &Result<T, UpstreamError>) {
+        let now = self.circuit.clock.now();
         let failure = match outcome {
-            Ok(_) | Err(UpstreamError::NotFound { .. } | UpstreamError::Denied { .. } | UpstreamError::Lied { .. }) => None,
-            Err(UpstreamError::TooManyRequests { retry_after, .. }) => Some(Failure::TooManyRequests(*retry_after)),
-            Err(UpstreamError::Unavailable { kind: Unavailability::Connect, .. }) => Some(Failure::Connect),
-            Err(UpstreamError::Unavailable { .. }) => Some(Failure::Other),
-        };
-        match (failure, self.ticket) {
-            (None, _) => self.answered(),
-            (Some(failure), Some(ticket)) => {
-                self.ticket = None;
-                let now = self.circuit.clock.now();
-                self.circuit.changing(|machine| machine.failed(ticket, failure, now));
+            Ok(_) => return self.end(true),
+            Err(UpstreamError::NotFound { .. } | UpstreamError::Denied { .. } | UpstreamError::Lied { .. }) => return self.end(false),
+            Err(UpstreamError::TooManyRequests { retry_after, .. }) => {
+                if let Some(ticket) = self.ticket.take() {
+                    self.circuit.changing(|standing| standing.limited(ticket, *retry_after, now));
+                }
+                return;
             }
-            (Some(_), None) => {}
+            Err(UpstreamError::Unavailable { kind: Unavailability::Connect, .. }) => Failure::Connect,
+            Err(UpstreamError::Unavailable { .. }) => Failure::Other,
+        };
+        if let Some(ticket) = self.ticket.take() {
+            self.circuit.changing(|standing| standing.failed(ticket, failure, now));
         }
     }
 }
@@ -137,7 +184,7 @@ impl Admission {
 impl Drop for Admission {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket.take() {
-            self.circuit.changing(|machine| machine.released(ticket));
+            self.circuit.changing(|standing| standing.released(ticket));
         }
     }
 }

@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use reqwest::header::{CONTENT_RANGE, HeaderMap, HeaderValue};
-use reqwest::{Method, Response, StatusCode};
+use reqwest::{Method, Response, StatusCode, Url};
 use tokio::time::{Instant, timeout_at};
 
 use super::admission::Admission;
-use super::circuit::Purpose;
+use super::circuit::{Asking, Purpose};
 use super::content_range::ContentRange;
 use super::exchange::{Answer, Question};
 use super::stall::StallWatch;
@@ -40,7 +40,7 @@ impl Upstream {
     /// # Errors
     /// Every [`UpstreamError`].
     pub async fn head_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
-        let mut admission = self.admit(Purpose::Fetch)?;
+        let mut admission = self.admit(Asking::Blob, Purpose::Fetch)?;
         let outcome = self.in_time(self.ask_length(repository, digest, &mut admission)).await;
         admission.settle(&outcome);
         outcome
@@ -58,7 +58,7 @@ impl Upstream {
         digest: &Digest,
         range: Option<Range<u64>>,
     ) -> Result<BlobStream, UpstreamError> {
-        let mut admission = self.admit(Purpose::Fetch)?;
+        let mut admission = self.admit(Asking::Blob, Purpose::Fetch)?;
         let outcome = self.in_time(self.ask_bytes(repository, digest, range, &mut admission)).await;
         admission.settle(&outcome);
         outcome
@@ -193,6 +193,11 @@ impl BlobStream {
             stall: StallWatch::new(limits.stall_timeout, limits.min_progress_bytes),
             is_over: false,
         })
+    }
+
+    /// The URL that answers, after redirects.
+    pub(super) const fn came_from(&self) -> &Url {
+        &self.asked.url
     }
 
     /// The next bytes; `None` after the last one, and after an error. Cancel-safe: nothing is lost when

@@ -22,14 +22,20 @@ pub(super) struct Bearer {
     pub(super) realm: Url,
     /// Given back to the realm.
     pub(super) service: Option<String>,
-    /// A scope that names no repository (`aws`), and is asked for whatever the repository.
-    fixed_scope: Option<String>,
+    /// As named.
+    scope: Option<String>,
 }
 
 impl Bearer {
-    /// The scope to ask for, to pull from a repository.
+    /// The scope to ask for, to pull from a repository: one that names no repository (`aws`) is for all.
     pub(super) fn scope(&self, repository: &RepositoryName) -> String {
-        self.fixed_scope.clone().unwrap_or_else(|| format!("repository:{repository}:pull"))
+        let fixed = self.scope.clone().filter(|scope| !scope.starts_with("repository:"));
+        fixed.unwrap_or_else(|| format!("repository:{repository}:pull"))
+    }
+
+    /// The scope as named, by a host that may know the repository under another name.
+    pub(super) fn named_scope(&self, repository: &RepositoryName) -> String {
+        self.scope.clone().unwrap_or_else(|| self.scope(repository))
     }
 }
 
@@ -70,8 +76,8 @@ impl Challenge {
             Some(value.to_unescaped())
         };
         let realm = Url::parse(&parameter("realm")?).ok()?;
-        let fixed_scope = parameter("scope").filter(|scope| !scope.is_empty() && !scope.starts_with("repository:"));
-        Some(Self::Bearer(Bearer { realm, service: parameter("service"), fixed_scope }))
+        let scope = parameter("scope").filter(|scope| !scope.is_empty());
+        Some(Self::Bearer(Bearer { realm, service: parameter("service"), scope }))
     }
 }
 

@@ -3,7 +3,7 @@
 //! Failures in a row hold requests off for a time that doubles with each. Revalidations are held
 //! off after the first one: the cache has an answer without them. Fetches are, when it is clear
 //! that they would fail too. When the time is over one request is let through as a probe, and what
-//! it is answered decides. Time is compared, never waited for.
+//! it is answered decides. Time is compared, never waited for. A 429 is an answer: `throttle` has it.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,6 +16,19 @@ pub enum Purpose {
     Revalidate,
     /// To get what is not there.
     Fetch,
+}
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asking {
+    /// A manifest: what pull limits count.
+    Manifest,
+    /// What a manifest is, by HEAD. Most do not count it.
+    ManifestHead,
+    /// Tags or referrers.
+    List,
+    /// A blob, or its length.
+    Blob,
 }
 
 /// How far an upstream is relied upon.
@@ -46,19 +59,8 @@ impl CircuitState {
 pub(super) enum Failure {
     /// No connection: the next request would get none either.
     Connect,
-    /// Too many requests, and when to come again.
-    TooManyRequests(Option<Duration>),
     /// Timeouts, 5xx and broken answers.
     Other,
-}
-
-/// Why a request is not let through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
-    /// The upstream had said that there were too many requests.
-    pub(super) too_many_requests: bool,
-    /// When a request may be let through again.
-    pub(super) retry_after: Duration,
 }
 
 /// A request that was let through.
@@ -70,20 +72,26 @@ pub(super) struct Ticket {
     is_probe: bool,
 }
 
-/// The time after a failure.
+/// A span of wall time.
 #[derive(Clone, Copy, Debug)]
-struct Cooling {
-    since: SystemTime,
-    lasts: Duration,
-    cause: Failure,
+pub(super) struct Pause {
+    pub(super) since: SystemTime,
+    pub(super) lasts: Duration,
 }
 
-impl Cooling {
+impl Pause {
     /// What is left of it. Nothing, if the wall clock was set back behind its start.
-    fn left(&self, now: SystemTime) -> Option<Duration> {
+    pub(super) fn left(&self, now: SystemTime) -> Option<Duration> {
         let passed = now.duration_since(self.since).ok()?;
         self.lasts.checked_sub(passed).filter(|left| !left.is_zero())
     }
+}
+
+/// The pause after a failure.
+#[derive(Clone, Copy, Debug)]
+struct Cooling {
+    pause: Pause,
+    cause: Failure,
 }
 
 /// The state machine. Every ticket is given back exactly once: answered, failed or released.
@@ -91,7 +99,6 @@ impl Cooling {
 pub(super) struct Machine {
     first_cooldown: Duration,
     max_cooldown: Duration,
-    max_retry_after: Duration,
     open_failures: u32,
     /// In a row. Of requests that ran together only one counts.
     failures: u32,
@@ -108,7 +115,6 @@ impl Machine {
         Self {
             first_cooldown: limits.circuit_cooldown,
             max_cooldown: limits.circuit_max_cooldown,
-            max_retry_after: limits.max_retry_after,
             open_failures: limits.circuit_open_failures,
             failures: 0,
             epoch: 0,
@@ -121,7 +127,7 @@ impl Machine {
 
     pub(super) fn state(&self) -> CircuitState {
         match self.cooling.map(|cooling| cooling.cause) {
-            Some(Failure::Connect | Failure::TooManyRequests(_)) => CircuitState::Open,
+            Some(Failure::Connect) => CircuitState::Open,
             Some(Failure::Other) if self.failures >= self.open_failures => CircuitState::Open,
             Some(Failure::Other) => CircuitState::Suspect,
             None if self.is_slow => CircuitState::Suspect,
@@ -130,9 +136,9 @@ impl Machine {
     }
 
     /// Lets a request through, or says when to come again.
-    pub(super) fn admit(&mut self, purpose: Purpose, now: SystemTime) -> Result<Ticket, Refusal> {
-        if let Some(refusal) = self.refusal(purpose, now) {
-            return Err(refusal);
+    pub(super) fn admit(&mut self, purpose: Purpose, now: SystemTime) -> Result<Ticket, Duration> {
+        if let Some(retry_after) = self.refusal(purpose, now) {
+            return Err(retry_after);
         }
         let is_probe = self.lets_only_probes(purpose);
         self.is_probing |= is_probe;
@@ -142,9 +148,9 @@ impl Machine {
         Ok(Ticket { epoch: self.epoch, purpose, is_probe })
     }
 
-    /// Why a request would not be let through now.
-    pub(super) fn refusal(&self, purpose: Purpose, now: SystemTime) -> Option<Refusal> {
-        if self.lets_only_probes(purpose) { self.may_probe(now).err() } else { None }
+    /// When to come again with a request that would not be let through now.
+    pub(super) fn refusal(&self, purpose: Purpose, now: SystemTime) -> Option<Duration> {
+        if self.lets_only_probes(purpose) { self.no_probe_for(now) } else { None }
     }
 
     fn lets_only_probes(&self, purpose: Purpose) -> bool {
@@ -154,24 +160,16 @@ impl Machine {
         }
     }
 
-    fn may_probe(&self, now: SystemTime) -> Result<(), Refusal> {
-        let too_many_requests = self.cooling.is_some_and(|cooling| matches!(cooling.cause, Failure::TooManyRequests(_)));
-        let retry_after = match self.cooling.and_then(|cooling| cooling.left(now)) {
-            Some(left) => left,
-            // The slow request itself is the probe.
-            None if self.is_probing || (self.is_slow && self.revalidating > 0) => self.first_cooldown,
-            None => return Ok(()),
-        };
-        Err(Refusal { too_many_requests, retry_after })
+    fn no_probe_for(&self, now: SystemTime) -> Option<Duration> {
+        // The slow request itself is the probe.
+        let is_probing = self.is_probing || (self.is_slow && self.revalidating > 0);
+        let left = self.cooling.and_then(|cooling| cooling.pause.left(now));
+        left.or_else(|| is_probing.then_some(self.first_cooldown))
     }
 
-    /// It was answered. That does not lift a 429 which came after the request had begun.
+    /// It was answered.
     pub(super) fn answered(&mut self, ticket: Ticket) {
         self.released(ticket);
-        let is_limited = self.cooling.is_some_and(|cooling| matches!(cooling.cause, Failure::TooManyRequests(_)));
-        if is_limited && ticket.epoch < self.epoch {
-            return;
-        }
         self.failures = 0;
         self.cooling = None;
         self.is_slow = false;
@@ -180,15 +178,14 @@ impl Machine {
     /// It failed.
     pub(super) fn failed(&mut self, ticket: Ticket, cause: Failure, now: SystemTime) {
         self.released(ticket);
-        let is_first_of_its_kind = ticket.epoch == self.epoch;
-        let limits_more = matches!(cause, Failure::TooManyRequests(_)) && self.state() != CircuitState::Open;
-        if !is_first_of_its_kind && !limits_more {
+        if ticket.epoch != self.epoch {
             return;
         }
         self.failures = self.failures.saturating_add(1);
         self.epoch += 1;
         self.is_slow = false;
-        self.cooling = Some(Cooling { since: now, lasts: self.cooldown(cause), cause });
+        let lasts = cooldown(self.failures, self.first_cooldown, self.max_cooldown);
+        self.cooling = Some(Cooling { pause: Pause { since: now, lasts }, cause });
     }
 
     /// It was given up: nothing is known.
@@ -205,15 +202,11 @@ impl Machine {
     pub(super) fn slowed(&mut self) {
         self.is_slow = self.is_slow || self.revalidating > 0;
     }
+}
 
-    fn cooldown(&self, cause: Failure) -> Duration {
-        let doubled = 2u32.saturating_pow(self.failures.saturating_sub(1));
-        let usual = self.first_cooldown.saturating_mul(doubled).min(self.max_cooldown);
-        match cause {
-            Failure::TooManyRequests(Some(retry_after)) => usual.max(retry_after.min(self.max_retry_after)),
-            Failure::TooManyRequests(None) | Failure::Connect | Failure::Other => usual,
-        }
-    }
+/// The pause after so many failures in a row.
+pub(super) fn cooldown(failures: u32, first: Duration, max: Duration) -> Duration {
+    first.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1))).min(max)
 }
 
 #[cfg(test)]

@@ -4,8 +4,9 @@ use std::future::Future;
 use std::sync::Arc;
 
 use super::admission::Admission;
-use super::circuit::{CircuitState, Purpose};
-use super::{Endpoint, SourceId, Unavailability, UpstreamError, address};
+use super::circuit::{Asking, CircuitState, Purpose};
+use super::standing::Intent;
+use super::{Endpoint, Quota, SourceId, Unavailability, UpstreamError, address};
 use crate::telemetry::metrics::RuleMetrics;
 
 /// The upstream of one rule; cheap to clone.
@@ -13,6 +14,7 @@ use crate::telemetry::metrics::RuleMetrics;
 pub struct Upstream {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) metrics: Arc<RuleMetrics>,
+    quota_floor: u64,
 }
 
 impl Upstream {
@@ -21,7 +23,14 @@ impl Upstream {
     pub fn new(endpoint: Arc<Endpoint>, metrics: RuleMetrics) -> Self {
         let metrics = Arc::new(metrics);
         endpoint.circuit.show_in(&metrics);
-        Self { endpoint, metrics }
+        Self { endpoint, metrics, quota_floor: 0 }
+    }
+
+    /// The same, that is not asked to revalidate while no more than so many pulls are left of its
+    /// quota. 0 is no floor.
+    #[must_use]
+    pub fn with_quota_floor(self, quota_floor: u64) -> Self {
+        Self { quota_floor, ..self }
     }
 
     /// Which upstream, and as whom.
@@ -43,11 +52,17 @@ impl Upstream {
         self.endpoint.circuit.state()
     }
 
-    /// What a request for `purpose` would be refused with now, without asking; `None` if it would be
-    /// made.
+    /// What the upstream told of its pull limit, while that counts.
+    #[must_use]
+    pub fn quota(&self) -> Option<Quota> {
+        self.endpoint.circuit.quota()
+    }
+
+    /// What a HEAD of a manifest for `purpose` would be refused with now, without asking; `None` if it
+    /// would be made.
     #[must_use]
     pub fn held_off(&self, purpose: Purpose) -> Option<UpstreamError> {
-        self.endpoint.circuit.refusal(purpose)
+        self.endpoint.circuit.refusal(self.intent(Asking::ManifestHead, purpose))
     }
 
     /// A revalidation takes longer than the cache waits for it: until it is answered, others are
@@ -56,8 +71,12 @@ impl Upstream {
         self.endpoint.circuit.slowed();
     }
 
-    pub(super) fn admit(&self, purpose: Purpose) -> Result<Admission, UpstreamError> {
-        self.endpoint.circuit.admit(purpose)
+    pub(super) fn admit(&self, asking: Asking, purpose: Purpose) -> Result<Admission, UpstreamError> {
+        self.endpoint.circuit.admit(self.intent(asking, purpose))
+    }
+
+    const fn intent(&self, asking: Asking, purpose: Purpose) -> Intent {
+        Intent { asking, purpose, quota_floor: self.quota_floor }
     }
 
     /// A whole exchange, with its limit in time: drips, slow realms and slow redirects add up.

@@ -17,6 +17,8 @@ pub enum Unavailability {
     Broken,
     /// Not asked: it failed lately.
     CircuitOpen,
+    /// Not asked: what is left of its quota is kept for what is not cached.
+    QuotaFloor,
 }
 
 /// Why an upstream did not give what was asked for. Each message reads alone, names the upstream

@@ -7,6 +7,7 @@ use reqwest::{Method, Response, StatusCode, Url};
 
 use super::admission::Admission;
 use super::challenge::{Bearer, Challenge};
+use super::quota::Quota;
 use super::redirect::Trail;
 use super::status::{self, Asked};
 use super::token::{TokenKey, TokenRequest};
@@ -15,6 +16,7 @@ use super::{Upstream, UpstreamError, address, realm};
 use crate::oci::RepositoryName;
 
 /// A question.
+#[derive(Clone)]
 pub(super) struct Question<'a> {
     pub(super) method: Method,
     pub(super) lane: Lane,
@@ -49,11 +51,28 @@ impl Answer {
 
 impl Upstream {
     /// Asks. A 401 of the upstream itself is answered with the credentials it asks for, once; a 401 to
-    /// a remembered token with a fresh one, once.
+    /// a remembered token with a fresh one, once; a 401 of a host that it redirects to with an
+    /// anonymous token, once.
     ///
     /// # Errors
     /// When no answer could be had; an answer of any status is not an error here.
     pub(super) async fn ask(&self, question: &Question<'_>, admission: &mut Admission) -> Result<Answer, UpstreamError> {
+        let mut answer = self.ask_at_home(question, admission).await?;
+        if answer.status() == StatusCode::UNAUTHORIZED && !answer.is_from_home {
+            answer = self.ask_elsewhere(question, answer, admission).await?;
+        }
+        // A 401 counts for whoever has not said who it is yet; another host counts for itself.
+        if answer.is_from_home
+            && question.lane == Lane::Small
+            && answer.status() != StatusCode::UNAUTHORIZED
+            && let Some(quota) = Quota::from_headers(answer.headers())
+        {
+            admission.told(&quota);
+        }
+        Ok(answer)
+    }
+
+    async fn ask_at_home(&self, question: &Question<'_>, admission: &mut Admission) -> Result<Answer, UpstreamError> {
         let remembered = self.endpoint.challenge.load_full();
         let first = match &remembered {
             Some(challenge) => self.authorization(challenge, question.repository, None).await.inspect_err(|error| self.doubt(error))?,
@@ -73,6 +92,20 @@ impl Upstream {
         self.follow(question, second, admission).await
     }
 
+    /// Asks the host again that refused what it was redirected to. It is no more than its own word: its
+    /// realm is on the same host, and gets no credentials.
+    async fn ask_elsewhere(&self, question: &Question<'_>, refused: Answer, admission: &mut Admission) -> Result<Answer, UpstreamError> {
+        let Some(Challenge::Bearer(bearer)) = Challenge::from_headers(refused.headers()) else { return Ok(refused) };
+        let there = refused.asked.url.clone();
+        realm::check(&bearer.realm, &there, &[])?;
+        let scope = bearer.named_scope(question.repository);
+        let token = self.endpoint.tokens.get(self.token_request(&bearer, scope, None), None).await?;
+        drop(refused);
+        let again = Question { url: there, ..question.clone() };
+        let answer = self.follow(&again, Some(token.header), admission).await?;
+        Ok(Answer { is_from_home: false, ..answer })
+    }
+
     /// The remembered challenge did not lead to a token: the next request asks the upstream anew.
     fn doubt(&self, error: &UpstreamError) {
         if matches!(error, UpstreamError::Denied { .. } | UpstreamError::Lied { .. }) {
@@ -90,23 +123,33 @@ impl Upstream {
         match challenge {
             Challenge::Basic => Ok(self.endpoint.basic.clone()),
             Challenge::Bearer(bearer) => {
-                let token = self.endpoint.tokens.get(self.token_request(bearer, repository)?, rejected).await?;
+                realm::check(&bearer.realm, &self.endpoint.settings.base, &self.endpoint.settings.realms)?;
+                let request = self.token_request(bearer, bearer.scope(repository), self.endpoint.basic.clone());
+                let token = self.endpoint.tokens.get(request, rejected).await?;
                 Ok(Some(token.header))
             }
         }
     }
 
-    fn token_request(&self, bearer: &Bearer, repository: &RepositoryName) -> Result<TokenRequest, UpstreamError> {
+    /// Whether the realm gives a token for a repository.
+    ///
+    /// # Errors
+    /// What the realm answered.
+    pub(super) async fn token_for(&self, bearer: &Bearer, repository: &RepositoryName) -> Result<(), UpstreamError> {
+        self.authorization(&Challenge::Bearer(bearer.clone()), repository, None).await.map(drop)
+    }
+
+    fn token_request(&self, bearer: &Bearer, scope: String, basic: Option<HeaderValue>) -> TokenRequest {
         let endpoint = &self.endpoint;
-        realm::check(&bearer.realm, &endpoint.settings.base, &endpoint.settings.realms)?;
-        Ok(TokenRequest {
-            key: TokenKey { realm: bearer.realm.clone(), service: bearer.service.clone(), scope: bearer.scope(repository) },
-            basic: endpoint.basic.clone(),
+        let (realm, service, is_anonymous) = (bearer.realm.clone(), bearer.service.clone(), basic.is_none());
+        TokenRequest {
+            key: TokenKey { realm, service, scope, is_anonymous },
+            basic,
             transport: Arc::clone(&endpoint.transport),
             limits: endpoint.settings.limits.clone(),
             clock: endpoint.clock.clone(),
             metrics: Arc::clone(&self.metrics),
-        })
+        }
     }
 
     /// Sends the question, and after it where redirects lead. The authorization goes to the upstream's

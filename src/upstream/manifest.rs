@@ -5,7 +5,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Method, StatusCode};
 
 use super::admission::Admission;
-use super::circuit::Purpose;
+use super::circuit::{Asking, Purpose};
 use super::exchange::{Answer, Question};
 use super::status::{body_within, content_length};
 use super::transport::Lane;
@@ -48,7 +48,7 @@ impl Upstream {
         reference: &Reference,
         purpose: Purpose,
     ) -> Result<ManifestHead, UpstreamError> {
-        let mut admission = self.admit(purpose)?;
+        let mut admission = self.admit(Asking::ManifestHead, purpose)?;
         let outcome = self.in_time(self.ask_head(repository, reference, &mut admission)).await;
         admission.settle(&outcome);
         outcome
@@ -64,7 +64,7 @@ impl Upstream {
         reference: &Reference,
         purpose: Purpose,
     ) -> Result<ManifestBody, UpstreamError> {
-        let mut admission = self.admit(purpose)?;
+        let mut admission = self.admit(Asking::Manifest, purpose)?;
         let outcome = self.in_time(self.ask_body(repository, reference, &mut admission)).await;
         admission.settle(&outcome);
         outcome
@@ -112,7 +112,7 @@ impl Upstream {
         let (told, content_type) = (told_digest(response.headers()), content_type(response.headers()));
         if content_type.as_deref().and_then(|text| MediaType::parse(text).ok()).is_some_and(|media_type| media_type.is_schema1()) {
             return Err(UpstreamError::lied(format!(
-                "{} answered with a manifest of Docker schema 1, which nothing supports",
+                "{} answered with a manifest of Docker schema 1, which is not supported; push the image again with a current client",
                 asked.shown()
             )));
         }

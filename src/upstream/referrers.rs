@@ -6,7 +6,7 @@ use reqwest::header::{CONTENT_TYPE, LINK};
 use reqwest::{Method, StatusCode, Url};
 
 use super::admission::Admission;
-use super::circuit::Purpose;
+use super::circuit::{Asking, Purpose};
 use super::exchange::{Answer, Question};
 use super::status::body_within;
 use super::transport::Lane;
@@ -59,7 +59,7 @@ impl Upstream {
         let mut url = self.endpoint.url(&format!("{repository}/referrers/{subject}"));
         let mut collected = Collected::default();
         for number in 0..limits.max_referrer_pages {
-            let mut admission = self.admit(purpose)?;
+            let mut admission = self.admit(Asking::List, purpose)?;
             let outcome = self.in_time(self.ask_referrers(repository, &url, &mut admission)).await;
             admission.settle(&outcome);
             match outcome? {

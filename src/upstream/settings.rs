@@ -60,6 +60,9 @@ pub struct UpstreamLimits {
     pub circuit_max_cooldown: Duration,
     /// The longest time a `Retry-After` holds requests off. Default 1 h.
     pub max_retry_after: Duration,
+    /// How often, at most, an upstream whose quota is used up, or under a rule's floor, is asked what is
+    /// left. Default 60 s.
+    pub quota_probe: Duration,
     /// Failures in a row after which fetches are held off too, not only revalidations. Default 3.
     pub circuit_open_failures: u32,
     /// Pages of one list of tags. Default 100.
@@ -100,6 +103,7 @@ impl Default for UpstreamLimits {
             circuit_cooldown: Duration::from_secs(1),
             circuit_max_cooldown: Duration::from_secs(60),
             max_retry_after: Duration::from_secs(60 * 60),
+            quota_probe: Duration::from_secs(60),
             circuit_open_failures: 3,
             max_tag_pages: 100,
             max_tags: 100_000,

@@ -7,7 +7,7 @@ use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
 
 use super::admission::Admission;
-use super::circuit::Purpose;
+use super::circuit::{Asking, Purpose};
 use super::exchange::{Answer, Question};
 use super::status::body_within;
 use super::transport::Lane;
@@ -35,7 +35,7 @@ impl Upstream {
         url.set_query(Some(&format!("n={PAGE_TAGS}")));
         let mut tags = BTreeSet::new();
         for _ in 0..limits.max_tag_pages {
-            let mut admission = self.admit(purpose)?;
+            let mut admission = self.admit(Asking::List, purpose)?;
             let outcome = self.in_time(self.ask_page(repository, &url, &mut admission)).await;
             admission.settle(&outcome);
             let (page, next) = outcome?;

@@ -24,12 +24,14 @@ const DEFAULT_LIFE: Duration = Duration::from_secs(60);
 /// A longer life is not believed.
 const MAX_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What a token is for; the credential is the endpoint's one.
+/// What a token is for.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct TokenKey {
     pub(super) realm: Url,
     pub(super) service: Option<String>,
     pub(super) scope: String,
+    /// Whether it was asked for without the endpoint's credential.
+    pub(super) is_anonymous: bool,
 }
 
 /// A token.

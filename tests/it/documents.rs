@@ -64,6 +64,7 @@ fn operating_document_names_every_metric() {
     let rule = metrics.for_rule("rule");
     rule.asked_upstream("GET", 200, 0.1);
     rule.asked_token("issued");
+    rule.quota(Some(100), 20);
     metrics.request_answered("blob", "GET", 200, 0.1);
     metrics.storage_failed("write");
     let exposed = String::from_utf8(metrics.expose().unwrap()).unwrap();

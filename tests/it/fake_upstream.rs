@@ -38,7 +38,7 @@ pub(crate) use self::content::{Image, pseudo_random};
 pub(crate) use self::faults::{Fault, On, Plan};
 pub(crate) use self::journal::Exchange;
 
-use self::auth::Auth;
+use self::auth::{Auth, TokenForm};
 use self::content::Content;
 use self::faults::Faults;
 use self::journal::Journal;
@@ -216,6 +216,16 @@ impl FakeUpstream {
     /// Forgets every token issued.
     pub(crate) fn revoke_tokens(&self) {
         self.state.auth.lock().unwrap().revoke();
+    }
+
+    /// Answers tokens in this field, and says how long they live or not.
+    pub(crate) fn token_form(&self, field: &'static str, tells_life: bool) {
+        self.state.auth.lock().unwrap().form = TokenForm { field, tells_life };
+    }
+
+    /// Asks for this scope, whatever the repository.
+    pub(crate) fn scope(&self, scope: &str) {
+        self.state.auth.lock().unwrap().scope = Some(scope.to_owned());
     }
 
     /// Names another realm than its own in the challenge.

@@ -6,6 +6,7 @@ mod circuit;
 mod manifests;
 mod redirects;
 mod referrers;
+mod registries;
 mod tags;
 mod tls;
 

@@ -129,4 +129,4 @@ impl FillSource {
 }
 
 /// Why stale content was served, the label `reason` of `headpond_stale_served_total`.
-pub const STALE_REASONS: [&str; 6] = ["slow", "unavailable", "too_many_requests", "denied", "not_found", "invalid"];
+pub const STALE_REASONS: [&str; 7] = ["slow", "unavailable", "too_many_requests", "quota", "denied", "not_found", "invalid"];

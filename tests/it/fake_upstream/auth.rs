@@ -17,8 +17,19 @@ struct Issued {
     expires_at: SystemTime,
 }
 
+/// How a realm says what it gives.
+pub(super) struct TokenForm {
+    /// `token`, or what others call it.
+    pub(super) field: &'static str,
+    /// Whether it tells how long the token lives.
+    pub(super) tells_life: bool,
+}
+
 pub(super) struct Auth {
     demand: Demand,
+    pub(super) form: TokenForm,
+    /// The one scope that there is, whatever the repository.
+    pub(super) scope: Option<String>,
     pub(super) lifetime: Duration,
     pub(super) realm: String,
     pub(super) lines: Option<Vec<String>>,
@@ -32,7 +43,17 @@ fn basic(username: &str, password: &str) -> String {
 
 impl Auth {
     pub(super) fn none(realm: String) -> Self {
-        Self { demand: Demand::Nothing, lifetime: Duration::from_secs(300), realm, lines: None, issued: HashMap::new(), issued_total: 0 }
+        let form = TokenForm { field: "token", tells_life: true };
+        Self {
+            demand: Demand::Nothing,
+            form,
+            scope: None,
+            lifetime: Duration::from_secs(300),
+            realm,
+            lines: None,
+            issued: HashMap::new(),
+            issued_total: 0,
+        }
     }
 
     pub(super) fn require_nothing(&mut self) {
@@ -61,12 +82,16 @@ impl Auth {
         self.issued_total += 1;
         let token = format!("token-{}", self.issued_total);
         self.issued.insert(token.clone(), Issued { scope: scope.to_owned(), expires_at: now + self.lifetime });
-        Some(serde_json::json!({"token": token, "expires_in": self.lifetime.as_secs()}))
+        let mut answer = serde_json::Map::from_iter([(self.form.field.to_owned(), token.into())]);
+        if self.form.tells_life {
+            answer.insert("expires_in".to_owned(), self.lifetime.as_secs().into());
+        }
+        Some(answer.into())
     }
 
     /// The `WWW-Authenticate` lines for a request that may not pass.
     pub(super) fn challenge(&self, repository: &str, authorization: Option<&str>, now: SystemTime) -> Option<Vec<String>> {
-        let scope = format!("repository:{repository}:pull");
+        let scope = self.scope.clone().unwrap_or_else(|| format!("repository:{repository}:pull"));
         let token = authorization.and_then(|value| value.strip_prefix("Bearer "));
         let (passes, line) = match &self.demand {
             Demand::Nothing => return None,

@@ -64,6 +64,8 @@ pub(crate) enum Fault {
     Status(u16),
     /// This status with a `Retry-After`.
     StatusRetryAfter(u16, String),
+    /// This status with this body.
+    StatusBody(u16, &'static str),
     /// The head comes late.
     DelayHead(Duration),
     /// The head comes when the fake is released.

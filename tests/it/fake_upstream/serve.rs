@@ -21,6 +21,9 @@ pub(super) enum Role {
     Cdn,
 }
 
+/// Where registries have their token service.
+const TOKEN_PATHS: [&str; 7] = ["/token", "/token/", "/v2/auth", "/v2/token", "/oauth2/token", "/jwt/auth", "/proxy_auth"];
+
 /// What a path names.
 enum Wanted {
     Version,
@@ -43,7 +46,7 @@ impl Wanted {
             return Some(Self::Blob { repository: String::new(), digest });
         }
         let rest = match path {
-            "/token" => return Some(Self::Token),
+            path if TOKEN_PATHS.contains(&path) => return Some(Self::Token),
             "/v2/" => return Some(Self::Version),
             path => path.strip_prefix("/v2/")?,
         };
@@ -111,6 +114,11 @@ async fn before_content(state: &State, request: &Request<Incoming>, faults: &[Fa
             Fault::StatusRetryAfter(status, after) => {
                 let mut response = error(*status, "TOOMANYREQUESTS", "planned by the test");
                 response.headers_mut().insert(header::RETRY_AFTER, after.parse().unwrap());
+                return Ok(Some(response));
+            }
+            Fault::StatusBody(status, body) => {
+                let mut response = Response::new(body::plain(*body));
+                *response.status_mut() = StatusCode::from_u16(*status).unwrap();
                 return Ok(Some(response));
             }
             Fault::RedirectTo(url) => return Ok(Some(redirect(url))),
