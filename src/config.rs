@@ -32,7 +32,7 @@ use std::path::Path;
 
 pub use auth::{AnonymousPull, Auth};
 pub use cluster::Cluster;
-pub use credentials::Credentials;
+pub use credentials::{Credentials, EcrAccount, SecretArn};
 pub use freshness::FreshnessRule;
 pub use limits::Limits;
 pub use listen::{Admin, Listen, Tls};

@@ -114,8 +114,12 @@ impl Admission {
         }
     }
 
-    /// Tells the circuit how it went. 401, 403, 404 and lies are answers.
+    /// Tells the circuit how it went. 401, 403, 404 and lies are answers; a want of credentials says
+    /// nothing of the upstream.
     pub(super) fn settle<T>(mut self, outcome: &Result<T, UpstreamError>) {
+        if matches!(outcome, Err(UpstreamError::Unavailable { kind: Unavailability::Credentials, .. })) {
+            return;
+        }
         let failure = match outcome {
             Ok(_) | Err(UpstreamError::NotFound { .. } | UpstreamError::Denied { .. } | UpstreamError::Lied { .. }) => None,
             Err(UpstreamError::TooManyRequests { retry_after, .. }) => Some(Failure::TooManyRequests(*retry_after)),

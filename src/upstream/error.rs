@@ -17,6 +17,8 @@ pub enum Unavailability {
     Broken,
     /// Not asked: it failed lately.
     CircuitOpen,
+    /// Not asked: the credentials for it cannot be had.
+    Credentials,
 }
 
 /// Why an upstream did not give what was asked for. Each message reads alone, names the upstream

@@ -102,7 +102,7 @@ pub(super) fn unavailable(error: &reqwest::Error, url: &Url) -> UpstreamError {
     let what = match kind {
         Unavailability::Connect => "cannot be connected to",
         Unavailability::Timeout => "did not answer in time",
-        Unavailability::Broken | Unavailability::Status(_) | Unavailability::CircuitOpen => "broke off",
+        Unavailability::Broken | Unavailability::Status(_) | Unavailability::CircuitOpen | Unavailability::Credentials => "broke off",
     };
     UpstreamError::unavailable(kind, format!("{} {what} ({})", address::shown(url), reason(error)))
 }
