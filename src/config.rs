@@ -3,8 +3,7 @@
 //! Every problem is reported at once, each with its path and a hint ([`ConfigProblems`]); keys that
 //! are unknown, or that belong to a part this version does not have, are refused. Secrets are
 //! resolved here, so that nothing behind this module knows references; of an upstream's password the
-//! file is told too, as it may change. Nothing here opens a socket
-//! or writes a file.
+//! file is told too, as it may change. Nothing here opens a socket or writes a file.
 
 pub mod auth;
 pub mod cluster;
