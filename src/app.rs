@@ -31,6 +31,7 @@ use crate::storage::{Bucket, Disk, LocalDisk, Store, StoreParts, unix_seconds};
 use crate::tasks::Tasks;
 use crate::telemetry::logging;
 use crate::telemetry::metrics::Metrics;
+use crate::upstream::{Aws, CredentialStores};
 use build::Endpoints;
 
 /// How long tasks that write may take after the last connection has ended.
@@ -46,11 +47,19 @@ pub struct World {
     pub around_records: fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>,
     /// The names of other replicas.
     pub names: Arc<dyn Names>,
+    /// The services of AWS that give credentials for upstreams.
+    pub aws: Aws,
 }
 
 impl Default for World {
     fn default() -> Self {
-        Self { clock: Clock::system(), disk: Arc::new(LocalDisk), around_records: |records| records, names: Arc::new(SystemNames) }
+        Self {
+            clock: Clock::system(),
+            disk: Arc::new(LocalDisk),
+            around_records: |records| records,
+            names: Arc::new(SystemNames),
+            aws: Aws::default(),
+        }
     }
 }
 
@@ -92,7 +101,8 @@ pub async fn start(config: Config, world: World) -> anyhow::Result<Running> {
     let cache = Cache::new(Arc::clone(&store), world.clock.clone(), tasks.clone(), limits, &metrics);
     let addresses: Vec<_> = listeners.iter().map(BoundListener::local_address).collect();
     let replicas = cluster::join(&config, addresses.clone(), Arc::clone(&world.names), &world.clock, &metrics, &tasks).await?;
-    let mut endpoints = Endpoints::new(world.clock.clone(), replicas.as_ref().map(|parts| parts.replicas.clone()));
+    let stores = CredentialStores::new(world.aws.clone(), world.clock.clone(), metrics.credentials.clone());
+    let mut endpoints = Endpoints::new(world.clock.clone(), stores, replicas.as_ref().map(|parts| parts.replicas.clone()));
     let replicas = replicas.map(|parts| parts.check);
     let (origins, in_use) = endpoints.origins(&config, &metrics)?;
     endpoints.keep(in_use);

@@ -2,8 +2,8 @@
 //!
 //! Every problem is reported at once, each with its path and a hint ([`ConfigProblems`]); keys that
 //! are unknown, or that belong to a part this version does not have, are refused. Secrets are
-//! resolved here, so that nothing behind this module knows references. Nothing here opens a socket
-//! or writes a file.
+//! resolved here, so that nothing behind this module knows references; of an upstream's password the
+//! file is told too, as it may change. Nothing here opens a socket or writes a file.
 
 pub mod auth;
 pub mod cluster;
@@ -32,7 +32,7 @@ use std::path::Path;
 
 pub use auth::{AnonymousPull, Auth};
 pub use cluster::Cluster;
-pub use credentials::Credentials;
+pub use credentials::{Credentials, EcrAccount, SecretArn};
 pub use freshness::FreshnessRule;
 pub use limits::Limits;
 pub use listen::{Admin, Listen, Tls};

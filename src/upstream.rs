@@ -3,8 +3,8 @@
 //!
 //! An [`Endpoint`] is what rules with equal settings share: connections, tokens, circuit. An
 //! [`Upstream`] is an endpoint as one rule uses it. Nothing is retried here but the one refresh of
-//! a rejected token, nothing is stored, and a client's own credentials never come this far. This
-//! module alone names the HTTP client.
+//! a rejected token or credential, nothing is stored, and a client's own credentials never come this far. This
+//! module alone names the HTTP client, and the SDK of the services of AWS that give credentials.
 
 mod address;
 mod admission;
@@ -14,6 +14,7 @@ mod check;
 mod circuit;
 mod client;
 mod content_range;
+mod credentials;
 mod endpoint;
 mod error;
 mod error_body;
@@ -42,6 +43,7 @@ pub use self::blob::BlobStream;
 pub use self::check::{CheckReport, Outcome, Sample, Step, StepName};
 pub use self::circuit::{CircuitState, Purpose};
 pub use self::client::Upstream;
+pub use self::credentials::{Aws, CredentialSource, CredentialStore, CredentialStores, EcrTokens};
 pub use self::endpoint::{Endpoint, UpstreamBuildError};
 pub use self::error::{Unavailability, UpstreamError};
 pub use self::manifest::{ManifestBody, ManifestHead};

@@ -128,7 +128,7 @@ mod tests {
     }
 
     fn with_credentials(rule: &mut Rule) {
-        rule.credentials = Some(Credentials { username: "u".to_owned(), password: Secret::new("p".to_owned()) });
+        rule.credentials = Some(Credentials::Password { username: "u".to_owned(), password: Secret::new("p".to_owned()), file: None });
     }
 
     #[test]

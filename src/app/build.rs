@@ -10,25 +10,31 @@ use super::{Config, Limits};
 use crate::access::{Authenticator, Authorizer, ReplicaCheck};
 use crate::cache::{CacheLimits, FillLimits, Redirects, RuleOrigin, UploadLimits};
 use crate::clock::Clock;
-use crate::config::{DeliveryMode, Rule, Storage};
+use crate::config::{Credentials, DeliveryMode, EcrAccount, Rule, Storage, UpstreamAddress};
 use crate::http::Gate;
 use crate::registry::{Registry, RuleOrigins};
 use crate::rules::RuleTable;
 use crate::storage::RoomLimits;
 use crate::telemetry::metrics::Metrics;
-use crate::upstream::{Credential, Endpoint, Replicas, Upstream, UpstreamLimits, UpstreamSettings, Url};
+use crate::upstream::{
+    Credential, CredentialSource, CredentialStores, EcrTokens, Endpoint, Replicas, Upstream, UpstreamLimits, UpstreamSettings, Url,
+};
+
+/// What credential helpers know Docker Hub by.
+const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 
 /// The endpoints in use. Rules with equal settings share one, and one that a reload leaves as it
 /// is keeps its connections, tokens and circuit.
 pub(super) struct Endpoints {
     clock: Clock,
+    stores: CredentialStores,
     replicas: Option<Replicas>,
     in_use: Vec<Arc<Endpoint>>,
 }
 
 impl Endpoints {
-    pub(super) const fn new(clock: Clock, replicas: Option<Replicas>) -> Self {
-        Self { clock, replicas, in_use: Vec::new() }
+    pub(super) const fn new(clock: Clock, stores: CredentialStores, replicas: Option<Replicas>) -> Self {
+        Self { clock, stores, replicas, in_use: Vec::new() }
     }
 
     /// Where the repositories of every rule come from, and the endpoints that takes.
@@ -40,7 +46,7 @@ impl Endpoints {
             let known = in_use.iter().chain(&self.in_use).find(|endpoint| *endpoint.settings() == settings).cloned();
             let endpoint = match known {
                 Some(endpoint) => endpoint,
-                None => Endpoint::new(settings, self.clock.clone())
+                None => Endpoint::new(settings, &self.stores, self.clock.clone())
                     .with_context(|| format!("the upstream of rule {} cannot be used", rule.prefix.as_str()))?,
             };
             let rule_metrics = metrics.for_rule(rule.prefix.as_str());
@@ -70,11 +76,28 @@ pub(super) fn upstream_settings(rule: &Rule, limits: &Limits) -> anyhow::Result<
     let text = rule.upstream.to_string();
     let base = Url::parse(&text).with_context(|| format!("the upstream of rule {}, {text}, is not a URL", rule.prefix.as_str()))?;
     let ca_pem = rule.ca.as_ref().map(|file| std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))).transpose()?;
-    let credential = rule.credentials.as_ref().map(|credentials| Credential {
-        username: credentials.username.clone(),
-        password: SecretString::from(credentials.password.expose().to_owned()),
-    });
+    let credential = rule.credentials.as_ref().map(|credentials| credential_source(credentials, &rule.upstream));
     Ok(UpstreamSettings { base, ca_pem, credential, realms: rule.realms.clone(), limits: upstream_limits(limits) })
+}
+
+fn credential_source(credentials: &Credentials, upstream: &UpstreamAddress) -> CredentialSource {
+    match credentials {
+        Credentials::Password { username, password, file } => CredentialSource::Password {
+            credential: Credential { username: username.clone(), password: SecretString::from(password.expose().to_owned()) },
+            file: file.clone(),
+        },
+        Credentials::SecretsManager(arn) => {
+            CredentialSource::SecretsManager { arn: arn.as_str().to_owned(), region: arn.region().to_owned() }
+        }
+        Credentials::Ecr(EcrAccount { account, region, role, .. }) => {
+            CredentialSource::Ecr(EcrTokens { account: account.clone(), region: region.clone(), role: role.clone() })
+        }
+        Credentials::Process(command) => {
+            // Docker's own name for its Hub.
+            let server = if upstream.host == "registry-1.docker.io" { DOCKER_HUB.to_owned() } else { upstream.authority() };
+            CredentialSource::Process { command: command.clone(), server }
+        }
+    }
 }
 
 pub(super) fn upstream_limits(limits: &Limits) -> UpstreamLimits {

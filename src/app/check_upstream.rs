@@ -9,8 +9,8 @@ use crate::config::{Prefix, Rule};
 use crate::oci::{Reference, RepositoryName};
 use crate::rules::{RuleTable, Target};
 use crate::telemetry::metrics::Metrics;
+use crate::upstream::{Aws, CredentialStores, Endpoint, Upstream};
 pub use crate::upstream::{CheckReport, Outcome, Sample, Step, StepName};
-use crate::upstream::{Endpoint, Upstream};
 
 /// Images that registries are known to have, and to show everybody.
 const KNOWN_IMAGES: [(&str, &str); 10] = [
@@ -46,9 +46,11 @@ pub async fn check_upstream(config: &Config, prefix: &str, image: Option<&str>) 
     };
     let known = KNOWN_IMAGES.iter().find(|(host, _)| *host == rule.upstream.host && rule.upstream_prefix == Prefix::Root);
     let tried = image.or(known.map(|(_, image)| *image)).map(|image| sample(config, rule, image)).transpose()?;
-    let endpoint = Endpoint::new(upstream_settings(rule, &config.limits)?, Clock::system())
+    let metrics = Metrics::new()?;
+    let stores = CredentialStores::new(Aws::default(), Clock::system(), metrics.credentials.clone());
+    let endpoint = Endpoint::new(upstream_settings(rule, &config.limits)?, &stores, Clock::system())
         .with_context(|| format!("the upstream of rule {prefix} cannot be used"))?;
-    let upstream = Upstream::new(endpoint, Metrics::new()?.for_rule(prefix));
+    let upstream = Upstream::new(endpoint, metrics.for_rule(prefix));
     let report = upstream.check(tried.as_ref().map(|(_, sample)| sample)).await;
     Ok(Checked { pulled: tried.map(|(name, _)| name), report })
 }

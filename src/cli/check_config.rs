@@ -65,8 +65,8 @@ fn summary(config: &Config, file: &Path) -> String {
 
 fn remarks(rule: &Rule) -> String {
     let credentials = rule.credentials.as_ref().map(|credentials| match rule.anonymous {
-        true => format!("as {}", credentials.username),
-        false => format!("as {}, for users only", credentials.username),
+        true => credentials.shown(),
+        false => format!("{}, for users only", credentials.shown()),
     });
     let remarks: Vec<String> = credentials.into_iter().chain(rule.mirror.then(|| "mirror".to_owned())).collect();
     if remarks.is_empty() { String::new() } else { format!("  ({})", remarks.join("; ")) }

@@ -1,37 +1,91 @@
-//! Credentials for an upstream.
+//! Credentials for an upstream: what they are, or where they are read while headpond runs.
 
-use std::path::Path;
+mod arn;
+mod ecr;
+
+use std::path::{Path, PathBuf};
+
+pub use arn::SecretArn;
+pub use ecr::EcrAccount;
 
 use super::problems::Problems;
 use super::raw::RawCredentials;
 use super::secret::{self, Secret};
-use super::shapes::TextOr;
+use super::shapes::{List, Text, TextOr};
+use super::upstream_address::UpstreamAddress;
 
-/// A name and a password for an upstream; never sent anywhere else.
+/// How an upstream is told who asks; what they hold is never sent anywhere else.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Credentials {
-    /// The name; not a secret.
-    pub username: String,
-    /// The password or token, already resolved.
-    pub password: Secret,
+pub enum Credentials {
+    /// A name and a password that the configuration refers to.
+    Password {
+        /// The name; not a secret.
+        username: String,
+        /// The password or token, as it was when the configuration was read.
+        password: Secret,
+        /// The file it is in, read again while headpond runs; none for an environment variable.
+        file: Option<PathBuf>,
+    },
+    /// A secret of AWS Secrets Manager, in the form that ECR's pull-through cache has.
+    SecretsManager(SecretArn),
+    /// Authorization tokens of a private ECR registry.
+    Ecr(EcrAccount),
+    /// A credential helper of docker: the program and its arguments, before `get`.
+    Process(Vec<String>),
 }
 
-const PASSWORD_HINT: &str = "refer to it: env:NAME for an environment variable, file:PATH for a file";
+impl Credentials {
+    /// Who asks, in few words and without a secret.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        match self {
+            Self::Password { username, .. } => format!("as {username}"),
+            Self::SecretsManager(arn) => format!("as the secret {} says", arn.name()),
+            Self::Ecr(EcrAccount { role: Some(role), .. }) => format!("with ECR tokens as {role}"),
+            Self::Ecr(_) => "with ECR tokens".to_owned(),
+            Self::Process(command) => format!("as {} says", command.first().map_or("the process", String::as_str)),
+        }
+    }
+}
 
-pub(super) fn validate(raw: TextOr<RawCredentials>, path: &str, directory: &Path, problems: &mut Problems) -> Option<Credentials> {
+const FORMS_HINT: &str =
+    "write {username: NAME, password: \"env:VARIABLE\"}, the ARN of a secret of Secrets Manager, `ecr`, or {process: [PROGRAM]}";
+const PASSWORD_HINT: &str = "refer to it: env:NAME for an environment variable, file:PATH for a file";
+const PROCESS_HINT: &str = "name a credential helper of docker, such as [docker-credential-NAME]; it is run without a shell";
+/// Most words of a command.
+const MAX_ARGUMENTS: usize = 64;
+
+/// `upstream` is where the credentials are for; none where that is wrong itself.
+pub(super) fn validate(
+    raw: TextOr<RawCredentials>,
+    upstream: Option<&UpstreamAddress>,
+    path: &str,
+    directory: &Path,
+    problems: &mut Problems,
+) -> Option<Credentials> {
     let raw = match raw {
         TextOr::Mapping(raw) => raw,
-        TextOr::Text(text) => {
-            let kind = if text == "ecr" || text.starts_with("arn:") {
-                "this kind of credentials is not available in this version"
-            } else {
-                "not credentials"
-            };
-            problems.add(path, kind, "write {username: NAME, password: \"env:VARIABLE\"}");
+        TextOr::Text(text) if text == "ecr" => return ecr::validate(None, upstream, path, problems).map(Credentials::Ecr),
+        TextOr::Text(text) if text.starts_with("arn:") => return arn::validate(&text, path, problems).map(Credentials::SecretsManager),
+        TextOr::Text(_) => {
+            problems.add(path, "not credentials", FORMS_HINT);
             return None;
         }
     };
-    let username = raw.username.map(|username| username.0);
+    let has_password = raw.username.is_some() || raw.password.is_some();
+    match (has_password, raw.ecr, raw.process) {
+        (false, Some(ecr), None) => ecr::validate(Some(ecr), upstream, &format!("{path}.ecr"), problems).map(Credentials::Ecr),
+        (false, None, Some(words)) => process(words, &format!("{path}.process"), directory, problems).map(Credentials::Process),
+        (_, None, None) => password(raw.username, raw.password, path, directory, problems),
+        _ => {
+            problems.add(path, "are of more than one kind", FORMS_HINT);
+            None
+        }
+    }
+}
+
+fn password(username: Option<Text>, reference: Option<Text>, path: &str, directory: &Path, problems: &mut Problems) -> Option<Credentials> {
+    let username = username.map(|username| username.0);
     let username_path = format!("{path}.username");
     match &username {
         None => problems.add(&username_path, "is missing", "the name that the upstream registry knows"),
@@ -41,14 +95,31 @@ pub(super) fn validate(raw: TextOr<RawCredentials>, path: &str, directory: &Path
         Some(_) => {}
     }
     let password_path = format!("{path}.password");
-    let password = match raw.password {
-        None => {
-            problems.add(password_path, "is missing", PASSWORD_HINT);
-            None
-        }
-        Some(reference) => {
-            secret::resolve(&reference.0, directory).map_err(|error| problems.add(password_path, error.to_string(), PASSWORD_HINT)).ok()
-        }
+    let Some(Text(reference)) = reference else {
+        problems.add(password_path, "is missing", PASSWORD_HINT);
+        return None;
     };
-    Some(Credentials { username: username?, password: password? })
+    let resolved = secret::resolve(&reference, directory).map_err(|error| problems.add(password_path, error.to_string(), PASSWORD_HINT));
+    Some(Credentials::Password { username: username?, password: resolved.ok()?, file: secret::file(&reference, directory) })
+}
+
+/// A program with a '/' in it is relative to the file, any other is looked up in `PATH`.
+fn process(words: List<Text>, path: &str, directory: &Path, problems: &mut Problems) -> Option<Vec<String>> {
+    let mut command: Vec<String> = words.entries(path).into_iter().map(|(_, Text(word))| word).collect();
+    match command.first_mut() {
+        Some(program) if !program.is_empty() => {
+            if program.contains('/') {
+                *program = directory.join(&*program).to_string_lossy().into_owned();
+            }
+        }
+        _ => {
+            problems.add(path, "names no program", PROCESS_HINT);
+            return None;
+        }
+    }
+    if command.len() > MAX_ARGUMENTS || command.iter().any(|word| word.contains('\0')) {
+        problems.add(path, format!("must be at most {MAX_ARGUMENTS} words without NUL"), PROCESS_HINT);
+        return None;
+    }
+    Some(command)
 }

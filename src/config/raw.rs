@@ -179,7 +179,7 @@ pub(super) struct RawRule {
     pub(super) quota_floor: Option<u64>,
 }
 
-/// Credentials for an upstream.
+/// Credentials for an upstream: a name and a password, tokens of ECR, or a process. In place of the mapping: the ARN of a secret, or `ecr`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[schemars(rename = "Credentials", deny_unknown_fields)]
 #[serde(default)]
@@ -188,6 +188,21 @@ pub(super) struct RawCredentials {
     pub(super) username: Option<Text>,
     /// A reference: env:NAME or file:PATH. A password written here is refused.
     pub(super) password: Option<Text>,
+    /// Authorization tokens of a private ECR registry.
+    pub(super) ecr: Option<RawEcr>,
+    /// A credential helper of docker with its arguments, such as [docker-credential-NAME].
+    pub(super) process: Option<List<Text>>,
+}
+
+/// Authorization tokens of a private ECR registry.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(rename = "Ecr", deny_unknown_fields)]
+#[serde(default)]
+pub(super) struct RawEcr {
+    /// The region that is asked. Default: that of the upstream's host.
+    pub(super) region: Option<Text>,
+    /// ARN of a role to assume first. Default: none.
+    pub(super) role: Option<Text>,
 }
 
 /// How long a tag is served before upstream is asked again.

@@ -99,7 +99,8 @@ fn validate(raw: RawRule, prefix: Option<Prefix>, path: &str, directory: &Path, 
     if let Some(ca) = &ca {
         problems.check_readable(&format!("{path}.ca"), ca);
     }
-    let credentials = raw.credentials.and_then(|raw| credentials::validate(raw, &format!("{path}.credentials"), directory, problems));
+    let credentials =
+        raw.credentials.and_then(|raw| credentials::validate(raw, upstream.as_ref(), &format!("{path}.credentials"), directory, problems));
     let hosts = validate_hosts(raw.hosts, &format!("{path}.hosts"), problems);
     let realms = validate_hosts(raw.realms, &format!("{path}.realms"), problems);
     let allow = validate_patterns(raw.allow, &format!("{path}.allow"), problems);

@@ -1,7 +1,7 @@
 //! Secrets: given by reference, never printed.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
 use thiserror::Error;
@@ -52,7 +52,7 @@ pub(super) enum SecretError {
     TooLarge(String),
     #[error("the secret is empty")]
     Empty,
-    #[error("secrets in AWS Secrets Manager are not available in this version")]
+    #[error("an ARN cannot stand here; for an upstream, write `credentials: arn:…`")]
     Arn,
 }
 
@@ -69,6 +69,11 @@ pub(super) fn resolve(reference: &str, directory: &Path) -> Result<Secret, Secre
     };
     let text = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
     if text.is_empty() { Err(SecretError::Empty) } else { Ok(Secret::new(text.to_owned())) }
+}
+
+/// The file that a reference names; none for an environment variable.
+pub(super) fn file(reference: &str, directory: &Path) -> Option<PathBuf> {
+    reference.strip_prefix("file:").map(|path| directory.join(path))
 }
 
 fn read_file(path: &Path) -> Result<String, SecretError> {

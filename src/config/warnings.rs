@@ -1,7 +1,7 @@
 //! What is allowed but probably not meant.
 
 use super::upstream_address::Scheme;
-use super::{Config, Listen, Problem, Rule, Storage};
+use super::{Config, Credentials, Listen, Problem, Rule, Storage};
 
 pub(super) fn warnings(config: &Config) -> Vec<Problem> {
     let mut found = Vec::new();
@@ -49,9 +49,8 @@ fn warn_of_listener(config: &Config, index: usize, listen: &Listen, warn: &mut i
 }
 
 fn warn_of_rule(config: &Config, index: usize, rule: &Rule, warn: &mut impl FnMut(String, &str, &str)) {
-    if rule.credentials.is_none() {
-        return;
-    }
+    let Some(credentials) = &rule.credentials else { return };
+    warn_of_credentials(credentials, &format!("rules[{index}].credentials"), warn);
     if !rule.anonymous {
         let (what, hint) = match config.auth.users {
             None => (
@@ -67,5 +66,19 @@ fn warn_of_rule(config: &Config, index: usize, rule: &Rule, warn: &mut impl FnMu
     }
     if rule.upstream.scheme == Scheme::Http {
         warn(format!("rules[{index}].upstream"), "the credentials are sent unencrypted", "use https");
+    }
+}
+
+fn warn_of_credentials(credentials: &Credentials, path: &str, warn: &mut impl FnMut(String, &str, &str)) {
+    match credentials {
+        Credentials::SecretsManager(arn) if !arn.is_of_ecr() => {
+            let hint = "rename it if ECR is to use it too; headpond takes any name";
+            warn(path.to_owned(), "the secret's name does not start with ecr-pullthroughcache/, as ECR wants it", hint);
+        }
+        Credentials::Ecr(account) if !account.is_of_host => {
+            let hint = "make sure that it is a private ECR registry, or a way to one: it gets tokens for all that the role may pull";
+            warn(path.to_owned(), "ECR's tokens are sent to a host that is not one of ECR's own", hint);
+        }
+        Credentials::Password { .. } | Credentials::SecretsManager(_) | Credentials::Ecr(_) | Credentials::Process(_) => {}
     }
 }

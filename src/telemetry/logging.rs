@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 use thiserror::Error;
 use tracing::Subscriber;
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
@@ -63,7 +63,13 @@ where
         LogFormat::Text => fmt::layer().with_writer(writer).with_ansi(coloured).boxed(),
         LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(writer).boxed(),
     };
-    Ok((tracing_subscriber::registry().with(filter).with(lines), LogHandle { filter: handle }))
+    Ok((tracing_subscriber::registry().with(filter).with(lines.with_filter(unwatched())), LogHandle { filter: handle }))
+}
+
+/// The AWS SDK writes whole answers into its lines below this level, with tokens in them: no level asked
+/// for shows these.
+fn unwatched() -> Targets {
+    Targets::new().with_default(LevelFilter::TRACE).with_target("aws_", LevelFilter::INFO)
 }
 
 #[cfg(test)]
@@ -110,6 +116,18 @@ mod tests {
             tracing::debug!("heard");
             assert!(lines.taken().contains("DEBUG"));
         });
+    }
+
+    #[test]
+    fn answers_that_the_aws_sdk_logs_are_never_shown() {
+        for level in ["trace", "aws_smithy_runtime=trace"] {
+            with(level, LogFormat::Text, |_, lines| {
+                tracing::debug!(target: "aws_smithy_runtime::client::orchestrator", "a token");
+                assert_eq!(lines.taken(), "");
+                tracing::warn!(target: "aws_config::imds", "a warning");
+                assert!(lines.taken().contains("a warning") || level != "trace");
+            });
+        }
     }
 
     #[test]

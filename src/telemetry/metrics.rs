@@ -5,6 +5,7 @@
 
 mod bucket;
 mod cluster;
+mod credentials;
 mod definitions;
 mod eviction;
 mod labels;
@@ -12,6 +13,7 @@ mod upkeep;
 
 pub use bucket::{BucketMetrics, BucketOperation, BucketResult};
 pub use cluster::{ClusterMetrics, ReplicaResult};
+pub use credentials::CredentialMetrics;
 pub use eviction::{DiskStanding, EvictionMetrics};
 pub use labels::{CacheKind, CacheResult, FillResult, FillSource, STALE_REASONS};
 pub use upkeep::UpkeepMetrics;
@@ -74,6 +76,8 @@ pub struct Families {
     pub bucket: BucketMetrics,
     /// Of the other replicas.
     pub cluster: ClusterMetrics,
+    /// Of credentials that are read.
+    pub credentials: CredentialMetrics,
     /// Of scrubs and garbage collections.
     pub upkeep: UpkeepMetrics,
     proxy_requests: IntCounterVec,
@@ -139,6 +143,7 @@ impl Families {
             eviction: EvictionMetrics::define(d)?,
             bucket: BucketMetrics::define(d)?,
             cluster: ClusterMetrics::define(d)?,
+            credentials: CredentialMetrics::define(d)?,
             upkeep: UpkeepMetrics::define(d)?,
             proxy_requests: d.counters("registry_proxy_requests_total", "Requests (as Distribution counts them).", &["type"])?,
             proxy_hits: d.counters("registry_proxy_hits_total", "Hits (as Distribution counts them).", &["type"])?,

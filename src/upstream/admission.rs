@@ -160,8 +160,12 @@ impl Admission {
         self.circuit.changing(|standing| standing.answered(ticket, shows_room, now));
     }
 
-    /// Tells the circuit how it went. 401, 403, 404 and lies are answers.
+    /// Tells the circuit how it went. 401, 403, 404 and lies are answers; a want of credentials says
+    /// nothing of the upstream.
     pub(super) fn settle<T>(mut self, outcome: &Result<T, UpstreamError>) {
+        if matches!(outcome, Err(UpstreamError::Unavailable { kind: Unavailability::Credentials, .. })) {
+            return;
+        }
         let now = self.circuit.clock.now();
         let failure = match outcome {
             Ok(_) => return self.end(true),

@@ -16,7 +16,7 @@ pub use self::report::{CheckReport, Outcome, Step, StepName};
 use super::challenge::Challenge;
 use super::circuit::Purpose;
 use super::transport::Lane;
-use super::{ManifestHead, Upstream, UpstreamError, address, realm};
+use super::{CredentialSource, ManifestHead, Upstream, UpstreamError, address, realm};
 use crate::oci::{Digest, ManifestSummary, Reference, RepositoryName};
 
 /// Most addresses of a name that are shown.
@@ -133,7 +133,7 @@ impl Upstream {
             return Step::ok(StepName::Token, "none is needed".to_owned());
         };
         let settings = &self.endpoint.settings;
-        let whose = settings.credential.as_ref().map_or("anonymously".to_owned(), |credential| format!("as {}", credential.username));
+        let whose = settings.credential.as_ref().map_or("anonymously".to_owned(), CredentialSource::who);
         if let Err(error) = realm::check(&bearer.realm, &settings.base, &settings.realms) {
             return Step::failed(StepName::Token, error.to_string(), hints::REALM);
         }

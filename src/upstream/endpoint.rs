@@ -4,18 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwapOption;
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use reqwest::Url;
-use reqwest::header::HeaderValue;
-use secrecy::ExposeSecret;
 use thiserror::Error;
 
 use super::admission::Circuit;
 use super::challenge::Challenge;
 use super::token::Tokens;
 use super::transport::Transport;
-use super::{Credential, SourceId, UpstreamSettings, address};
+use super::{CredentialStore, CredentialStores, SourceId, UpstreamSettings, address};
 use crate::clock::Clock;
 
 /// Connections, tokens and circuit of one upstream under one credential.
@@ -28,8 +24,8 @@ pub struct Endpoint {
     pub(super) challenge: ArcSwapOption<Challenge>,
     /// HEADs of blobs are refused though they may be had: ask for one byte at once.
     pub(super) refuses_blob_heads: AtomicBool,
-    /// The name and password as a header.
-    pub(super) basic: Option<HeaderValue>,
+    /// Who asks; none is anybody.
+    pub(super) credentials: Option<Arc<CredentialStore>>,
     pub(super) circuit: Arc<Circuit>,
     pub(super) clock: Clock,
 }
@@ -52,26 +48,26 @@ pub enum UpstreamBuildError {
 }
 
 impl Endpoint {
-    /// Builds an endpoint; connects to nothing yet.
+    /// Builds an endpoint, with a store of its credentials among `stores`; connects to nothing yet.
     ///
     /// # Errors
     /// When base, credential or certificates cannot be used.
-    pub fn new(settings: UpstreamSettings, clock: Clock) -> Result<Arc<Self>, UpstreamBuildError> {
+    pub fn new(settings: UpstreamSettings, stores: &CredentialStores, clock: Clock) -> Result<Arc<Self>, UpstreamBuildError> {
         let base = &settings.base;
         let is_plain = base.username().is_empty() && base.password().is_none() && base.query().is_none() && base.fragment().is_none();
         if !matches!(base.scheme(), "http" | "https") || !is_plain {
             return Err(UpstreamBuildError::Base(address::shown(base)));
         }
         let transport = Arc::new(Transport::new(&settings)?);
-        let basic = settings.credential.as_ref().map(basic_header).transpose()?;
-        let username = settings.credential.as_ref().map(|credential| credential.username.as_str());
+        let credentials = settings.credential.as_ref().map(|source| stores.of(source)).transpose()?;
+        let asker = credentials.as_ref().map(|credentials| credentials.source().identity());
         Ok(Arc::new(Self {
-            source: SourceId::new(base, username),
+            source: SourceId::new(base, asker.as_deref()),
             transport,
             tokens: Tokens::new(settings.limits.max_tokens),
             challenge: ArcSwapOption::empty(),
             refuses_blob_heads: AtomicBool::new(false),
-            basic,
+            credentials,
             circuit: Arc::new(Circuit::new(address::host_and_port(base), &settings.limits, clock.clone())),
             clock,
             settings,
@@ -97,15 +93,4 @@ impl Endpoint {
         url.set_path(&format!("{base_path}/v2/{path}"));
         url
     }
-}
-
-fn basic_header(credential: &Credential) -> Result<HeaderValue, UpstreamBuildError> {
-    if credential.username.contains(':') {
-        return Err(UpstreamBuildError::Username);
-    }
-    let pair = format!("{}:{}", credential.username, credential.password.expose_secret());
-    let value = HeaderValue::try_from(format!("Basic {}", BASE64_STANDARD.encode(pair)));
-    let mut value = value.map_err(|_| UpstreamBuildError::Username)?;
-    value.set_sensitive(true);
-    Ok(value)
 }

@@ -19,6 +19,8 @@ pub enum Unavailability {
     CircuitOpen,
     /// Not asked: what is left of its quota is kept for what is not cached.
     QuotaFloor,
+    /// Not asked: the credentials for it cannot be had.
+    Credentials,
 }
 
 /// Why an upstream did not give what was asked for. Each message reads alone, names the upstream

@@ -12,7 +12,7 @@ use super::redirect::Trail;
 use super::status::{self, Asked};
 use super::token::{TokenKey, TokenRequest};
 use super::transport::Lane;
-use super::{Upstream, UpstreamError, address, realm};
+use super::{CredentialStore, Upstream, UpstreamError, address, realm};
 use crate::oci::RepositoryName;
 
 /// A question.
@@ -51,8 +51,8 @@ impl Answer {
 
 impl Upstream {
     /// Asks. A 401 of the upstream itself is answered with the credentials it asks for, once; a 401 to
-    /// a remembered token with a fresh one, once; a 401 of a host that it redirects to with an
-    /// anonymous token, once.
+    /// a remembered token with a fresh one, once; a refusal of credentials with others, once, where
+    /// their source has others by now; a 401 of a host that it redirects to with an anonymous token, once.
     ///
     /// # Errors
     /// When no answer could be had; an answer of any status is not an error here.
@@ -79,7 +79,7 @@ impl Upstream {
             None => None,
         };
         let answer = self.follow(question, first.clone(), admission).await?;
-        if answer.status() != StatusCode::UNAUTHORIZED || !answer.is_from_home {
+        if !self.is_refused(&answer, remembered.as_deref()) {
             return Ok(answer);
         }
         let Some(challenge) = Challenge::from_headers(answer.headers()).map(Arc::new).or(remembered) else { return Ok(answer) };
@@ -89,7 +89,26 @@ impl Upstream {
             return Ok(answer);
         }
         drop(answer);
-        self.follow(question, second, admission).await
+        let answer = self.follow(question, second.clone(), admission).await?;
+        let is_first_use = first.is_none() && *challenge == Challenge::Basic;
+        if !is_first_use || !self.is_refused(&answer, Some(&challenge)) {
+            return Ok(answer);
+        }
+        match self.authorization(&challenge, question.repository, second.as_ref()).await? {
+            None => Ok(answer),
+            third => self.follow(question, third, admission).await,
+        }
+    }
+
+    /// Whether the upstream itself refuses what it was sent, and may take something else.
+    fn is_refused(&self, answer: &Answer, challenge: Option<&Challenge>) -> bool {
+        let is_over = |credentials: &Arc<CredentialStore>| challenge == Some(&Challenge::Basic) && credentials.source().is_over_at_403();
+        answer.is_from_home
+            && match answer.status() {
+                StatusCode::UNAUTHORIZED => true,
+                StatusCode::FORBIDDEN => self.endpoint.credentials.as_ref().is_some_and(is_over),
+                _ => false,
+            }
     }
 
     /// Asks the host again that refused what it was redirected to. It is no more than its own word: its
@@ -113,21 +132,21 @@ impl Upstream {
         }
     }
 
-    /// What the challenge asks for. `None` where that is a name and password and there are none.
+    /// What the challenge asks for, other than what was `rejected`. `None` where that is a name and
+    /// password and there are none, or no others.
     async fn authorization(
         &self,
         challenge: &Challenge,
         repository: &RepositoryName,
         rejected: Option<&HeaderValue>,
     ) -> Result<Option<HeaderValue>, UpstreamError> {
-        match challenge {
-            Challenge::Basic => Ok(self.endpoint.basic.clone()),
-            Challenge::Bearer(bearer) => {
-                realm::check(&bearer.realm, &self.endpoint.settings.base, &self.endpoint.settings.realms)?;
-                let request = self.token_request(bearer, bearer.scope(repository), self.endpoint.basic.clone());
-                let token = self.endpoint.tokens.get(request, rejected).await?;
-                Ok(Some(token.header))
-            }
+        match (challenge, &self.endpoint.credentials) {
+            (Challenge::Basic, None) => Ok(None),
+            (Challenge::Basic, Some(credentials)) => match rejected {
+                Some(rejected) => Ok(credentials.other_than(rejected).await),
+                None => credentials.current().await.map(Some),
+            },
+            (Challenge::Bearer(bearer), credentials) => self.token(bearer, credentials.as_ref(), repository, rejected).await.map(Some),
         }
     }
 
@@ -137,6 +156,37 @@ impl Upstream {
     /// What the realm answered.
     pub(super) async fn token_for(&self, bearer: &Bearer, repository: &RepositoryName) -> Result<(), UpstreamError> {
         self.authorization(&Challenge::Bearer(bearer.clone()), repository, None).await.map(drop)
+    }
+
+    /// A token. Where the realm refuses the credentials, it is asked once more with others, if there are.
+    async fn token(
+        &self,
+        bearer: &Bearer,
+        credentials: Option<&Arc<CredentialStore>>,
+        repository: &RepositoryName,
+        rejected: Option<&HeaderValue>,
+    ) -> Result<HeaderValue, UpstreamError> {
+        realm::check(&bearer.realm, &self.endpoint.settings.base, &self.endpoint.settings.realms)?;
+        let Some(credentials) = credentials else { return self.token_as(None, bearer, repository, rejected).await };
+        let basic = credentials.current().await?;
+        match self.token_as(Some(basic.clone()), bearer, repository, rejected).await {
+            Err(error @ UpstreamError::Denied { .. }) => match credentials.other_than(&basic).await {
+                Some(other) => self.token_as(Some(other), bearer, repository, rejected).await,
+                None => Err(error),
+            },
+            outcome => outcome,
+        }
+    }
+
+    async fn token_as(
+        &self,
+        basic: Option<HeaderValue>,
+        bearer: &Bearer,
+        repository: &RepositoryName,
+        rejected: Option<&HeaderValue>,
+    ) -> Result<HeaderValue, UpstreamError> {
+        let request = self.token_request(bearer, bearer.scope(repository), basic);
+        Ok(self.endpoint.tokens.get(request, rejected).await?.header)
     }
 
     fn token_request(&self, bearer: &Bearer, scope: String, basic: Option<HeaderValue>) -> TokenRequest {
@@ -200,7 +250,7 @@ impl Upstream {
         let endpoint = &self.endpoint;
         let asks_for_a_user = answer.is_from_home
             && answer.status() == StatusCode::UNAUTHORIZED
-            && endpoint.basic.is_none()
+            && endpoint.credentials.is_none()
             && Challenge::from_headers(answer.headers()) == Some(Challenge::Basic);
         if asks_for_a_user {
             let detail = format!("{} asks for a user name and password, and the rule has no credentials", answer.asked.shown());

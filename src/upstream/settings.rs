@@ -5,6 +5,8 @@ use std::time::Duration;
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 
+use super::CredentialSource;
+
 /// A user name and password for an upstream.
 #[derive(Clone, Debug)]
 pub struct Credential {
@@ -31,7 +33,7 @@ pub struct UpstreamSettings {
     /// Certificates (PEM) trusted beside the system's.
     pub ca_pem: Option<Vec<u8>>,
     /// Sent to the upstream's realm, or to the upstream where it asks for Basic. Nowhere else.
-    pub credential: Option<Credential>,
+    pub credential: Option<CredentialSource>,
     /// Further hosts, as `host` or `host:port`, at which a token realm of this upstream may be.
     pub realms: Vec<String>,
     /// Limits in time, number and size.

@@ -7,8 +7,9 @@ use reqwest::Url;
 use super::address;
 use crate::oci::Digest;
 
-/// A stable name of a base URL and the user name it is asked with: 16 lower-case hex digits, fit
-/// for a file name. Holds no secret; another password for the same user is the same source.
+/// A stable name of a base URL and of who asks it: 16 lower-case hex digits, fit for a file name.
+/// Holds no secret. Who asks is a user name, or what tells one: another password for the same user, and
+/// another user in the same secret of Secrets Manager, are the same source.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SourceId(String);
 
@@ -16,9 +17,9 @@ impl SourceId {
     /// 64 bits: far more than tell apart the rules of any installation.
     const HEX_DIGITS: usize = 16;
 
-    pub(super) fn new(base: &Url, username: Option<&str>) -> Self {
+    pub(super) fn new(base: &Url, asker: Option<&str>) -> Self {
         let path = base.path().trim_end_matches('/');
-        let named = format!("{}://{}{path}\n{}", base.scheme(), address::host_and_port(base), username.unwrap_or_default());
+        let named = format!("{}://{}{path}\n{}", base.scheme(), address::host_and_port(base), asker.unwrap_or_default());
         Self(Digest::of(named.as_bytes()).hex().chars().take(Self::HEX_DIGITS).collect())
     }
 

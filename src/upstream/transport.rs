@@ -102,7 +102,11 @@ pub(super) fn unavailable(error: &reqwest::Error, url: &Url) -> UpstreamError {
     let what = match kind {
         Unavailability::Connect => "cannot be connected to",
         Unavailability::Timeout => "did not answer in time",
-        Unavailability::Broken | Unavailability::Status(_) | Unavailability::CircuitOpen | Unavailability::QuotaFloor => "broke off",
+        Unavailability::Broken
+        | Unavailability::Status(_)
+        | Unavailability::CircuitOpen
+        | Unavailability::QuotaFloor
+        | Unavailability::Credentials => "broke off",
     };
     UpstreamError::unavailable(kind, format!("{} {what} ({})", address::shown(url), reason(error)))
 }

@@ -15,6 +15,7 @@ from parts.ceph import Ceph, StartingCeph
 from parts.container import ContainerImage
 from parts.headpond import Headpond, SecureHeadpond
 from parts.images import Image
+from parts.moto import Moto
 from parts.proxy import Proxy
 from parts.registry import Registry
 from parts.s3 import Bucket
@@ -83,6 +84,13 @@ def proxy(registry: Registry) -> Iterator[Proxy]:
     made = Proxy(registry.edge)
     yield made
     made.stop()
+
+
+@pytest.fixture(scope="session")
+def moto(workspace: Path) -> Iterator[Moto]:
+    started = Moto(workspace / "moto")
+    yield started
+    started.stop()
 
 
 @pytest.fixture(scope="session")

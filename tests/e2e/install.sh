@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 packages=(
-  docker-registry apache2-utils skopeo umoci buildah busybox-static containerd runc docker.io docker-compose
+  docker-registry apache2-utils faketime skopeo umoci buildah busybox-static containerd runc docker.io docker-compose
   podman conmon netavark aardvark-dns nginx wrk python3 python3-venv openssl ca-certificates util-linux iproute2
   ceph-mon ceph-mgr ceph-osd ceph-common radosgw
 )
@@ -65,7 +65,7 @@ check_commands() {
 
 # The stamp holds the requirements it was made from, so that a changed list makes the venv anew.
 make_venv() {
-  if cmp -s tests/e2e/requirements.txt "$venv/requirements.txt" && "$venv/bin/python" -c 'import pytest, grpc, helm_python, kubernetes_validate' 2>/dev/null; then
+  if cmp -s tests/e2e/requirements.txt "$venv/requirements.txt" && "$venv/bin/python" -c 'import pytest, grpc, helm_python, kubernetes_validate, moto.server' 2>/dev/null; then
     return
   fi
   say "venv: $venv"

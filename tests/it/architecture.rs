@@ -50,7 +50,9 @@ const ONLY_THESE_NAMES: [(&str, &str, &[&str]); 4] = [
 ];
 
 /// Crates that only some modules may name. The composition root passes some through.
-const CRATES_OF: [(&str, &[&str]); 12] = [
+const CRATES_OF: [(&str, &[&str]); 14] = [
+    ("aws_sdk_ecr", &["upstream"]),
+    ("aws_sdk_secretsmanager", &["upstream"]),
     ("axum", &["http", ROOT]),
     ("hyper", &["http", ROOT]),
     ("hyper_util", &["http"]),

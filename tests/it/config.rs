@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use headpond::config::{Config, ConfigProblems, LogFormat, Overrides, Prefix, Scheme};
+use headpond::config::{Config, ConfigProblems, Credentials, LogFormat, Overrides, Prefix, Scheme};
 
 fn parse(text: &str) -> Config {
     Config::parse(text, Path::new("/etc/headpond")).unwrap()
@@ -91,7 +91,9 @@ rules:
     assert_eq!((rule.upstream.scheme, rule.upstream.port, rule.upstream.base_path.as_str()), (Scheme::Http, Some(5100), "/base"));
     assert_eq!(rule.hosts, ["docker.io", "index.docker.io:443"]);
     assert_eq!(rule.realms, ["auth.example.com"]);
-    assert_eq!(rule.credentials.as_ref().unwrap().password.expose(), "hunter2");
+    let Some(Credentials::Password { username, password, file }) = &rule.credentials else { panic!("{:?}", rule.credentials) };
+    assert_eq!((username.as_str(), password.expose()), ("someone", "hunter2"));
+    assert_eq!(file.as_deref(), Some(directory.path().join("password").as_path()));
     assert_eq!(rule.freshness.window("latest"), Duration::from_secs(15 * 60));
     assert_eq!(rule.freshness.window("nightly-1"), Duration::from_secs(60));
     assert_eq!(rule.freshness.window("1.2"), Duration::from_secs(2 * 60 * 60));
@@ -172,10 +174,6 @@ fn key_of_a_later_version_is_refused_as_not_available() {
     ] {
         assert_eq!(said(text), [(path.to_owned(), "is not available in this version".to_owned())]);
     }
-    let arn = "rules: [{prefix: hub, upstream: docker.io, credentials: 'arn:aws:secretsmanager:eu-west-1:1:secret:x'}]";
-    let (path, what) = said(arn).remove(0);
-    assert_eq!(path, "rules[0].credentials");
-    assert!(what.contains("not available in this version"), "{what}");
 }
 
 #[test]
@@ -316,6 +314,66 @@ fn override_of_listen_never_drops_tls_silently() {
     let config = with(&[2]).unwrap();
     assert!(config.listen[0].address.port() == 2 && config.listen[0].tls.is_some());
     assert_eq!(with(&[2, 3]).unwrap_err().problems[0].path, "--listen");
+}
+
+#[test]
+fn credentials_of_every_kind_are_taken() {
+    let credentials = |upstream: &str, credentials: &str| {
+        let text = format!("rules: [{{prefix: hub, upstream: '{upstream}', credentials: {credentials}}}]");
+        parse(&text).rules.remove(0).credentials.unwrap()
+    };
+    let arn = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:ecr-pullthroughcache/hub-aB3dEf";
+    let Credentials::SecretsManager(read) = credentials("docker.io", arn) else { panic!("not a secret") };
+    assert_eq!((read.as_str(), read.region()), (arn, "eu-west-1"));
+    let host = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
+    let account = |upstream: &str, text: &str| match credentials(upstream, text) {
+        Credentials::Ecr(account) => (account.account, account.region, account.role),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(account(host, "ecr"), (Some("123456789012".to_owned()), "eu-west-1".to_owned(), None));
+    let role = "arn:aws:iam::123456789012:role/pull";
+    let told = account("10.0.0.1:5000", &format!("{{ecr: {{region: us-east-1, role: '{role}'}}}}"));
+    assert_eq!(told, (None, "us-east-1".to_owned(), Some(role.to_owned())));
+    assert_eq!(credentials("ghcr.io", "{process: [helper, x]}"), Credentials::Process(vec!["helper".to_owned(), "x".to_owned()]));
+    assert_eq!(credentials("ghcr.io", "{process: ./helper}"), Credentials::Process(vec!["/etc/headpond/./helper".to_owned()]));
+}
+
+#[test]
+fn credentials_that_cannot_be_are_refused_with_a_hint() {
+    for (credentials, path, what) in [
+        ("ecr", "credentials", "need a region"),
+        ("{ecr: {region: 'a b'}}", "credentials.ecr.region", "is no region"),
+        ("{ecr: {region: eu-west-1, role: pull}}", "credentials.ecr.role", "is not the ARN of a role"),
+        ("'arn:aws:secretsmanager:eu-west-1:1:secret:x'", "credentials", "not the ARN of a secret"),
+        ("hunter2", "credentials", "not credentials"),
+        ("{process: []}", "credentials.process", "names no program"),
+        ("{username: u, password: 'env:X', ecr: {}}", "credentials", "of more than one kind"),
+        ("{process: x, ecr: {}}", "credentials", "of more than one kind"),
+        ("{username: u, password: 'arn:aws:x'}", "credentials.password", "an ARN cannot stand here"),
+    ] {
+        let found = problems(&format!("rules: [{{prefix: hub, upstream: docker.io, credentials: {credentials}}}]"));
+        let problem = &found.problems[0];
+        assert_eq!((found.problems.len(), problem.path.as_str()), (1, format!("rules[0].{path}").as_str()), "{found}");
+        assert!(problem.what.contains(what) && problem.hint.is_some(), "{found}");
+        assert!(!found.to_string().contains("hunter2"), "{found}");
+    }
+}
+
+#[test]
+fn credentials_that_are_probably_not_meant_are_warned_of() {
+    let warned = |upstream: &str, credentials: &str| -> Vec<String> {
+        let text = format!("rules: [{{prefix: hub, upstream: '{upstream}', credentials: {credentials}, anonymous: true}}]");
+        parse(&text).warnings().into_iter().map(|warning| format!("{}: {}", warning.path, warning.what)).collect()
+    };
+    let arn = |name: &str| format!("arn:aws:secretsmanager:eu-west-1:123456789012:secret:{name}");
+    assert_eq!(warned("docker.io", &arn("ecr-pullthroughcache/hub")), Vec::<String>::new());
+    assert!(warned("docker.io", &arn("hub"))[0].starts_with("rules[0].credentials: the secret's name"));
+    assert_eq!(warned("123456789012.dkr.ecr.eu-west-1.amazonaws.com", "ecr"), Vec::<String>::new());
+    assert!(warned("evil.example", "{ecr: {region: eu-west-1}}")[0].contains("not one of ECR's own"));
+    let unusable =
+        parse(&format!("auth: {{anonymous: {{pull: true}}}}\nrules: [{{prefix: hub, upstream: docker.io, credentials: '{}'}}]", arn("x")))
+            .warnings();
+    assert!(unusable.iter().any(|warning| warning.hint.as_ref().is_some_and(|hint| hint.contains("anonymous: true"))), "{unusable:?}");
 }
 
 #[test]

@@ -15,18 +15,22 @@ use std::time::Duration;
 
 use headpond::oci::{Reference, RepositoryName};
 use headpond::telemetry::metrics::Metrics;
-use headpond::upstream::{BlobStream, Credential, Endpoint, Upstream, UpstreamError, UpstreamLimits, UpstreamSettings, Url};
+use headpond::upstream::{
+    Aws, BlobStream, Credential, CredentialSource, CredentialStores, Endpoint, Upstream, UpstreamError, UpstreamLimits, UpstreamSettings,
+    Url,
+};
 
 use crate::fake_upstream::FakeUpstream;
 
 /// What the tests change of the settings.
-fn settings(base: &str) -> UpstreamSettings {
+pub(crate) fn settings(base: &str) -> UpstreamSettings {
     let limits = UpstreamLimits { manifest_timeout: Duration::from_secs(20), ..UpstreamLimits::default() };
     UpstreamSettings { base: Url::parse(base).unwrap(), ca_pem: None, credential: None, realms: Vec::new(), limits }
 }
 
-fn credential(username: &str, password: &str) -> Option<Credential> {
-    Some(Credential { username: username.to_owned(), password: password.into() })
+fn credential(username: &str, password: &str) -> Option<CredentialSource> {
+    let credential = Credential { username: username.to_owned(), password: password.into() };
+    Some(CredentialSource::Password { credential, file: None })
 }
 
 /// A client of the fake, that shares its clock.
@@ -41,14 +45,19 @@ fn client_with(fake: &FakeUpstream, change: impl FnOnce(&mut UpstreamSettings)) 
 fn client_and_metrics(fake: &FakeUpstream, change: impl FnOnce(&mut UpstreamSettings)) -> (Upstream, Metrics) {
     let mut settings = settings(&fake.url());
     change(&mut settings);
-    let endpoint = Endpoint::new(settings, fake.clock()).unwrap();
     let metrics = Metrics::new().unwrap();
+    let endpoint = Endpoint::new(settings, &stores(fake, Aws::default(), &metrics), fake.clock()).unwrap();
     (Upstream::new(endpoint, metrics.for_rule("fake")), metrics)
 }
 
 /// A second rule on the endpoint of the same settings.
 fn endpoint(fake: &FakeUpstream) -> Arc<Endpoint> {
-    Endpoint::new(settings(&fake.url()), fake.clock()).unwrap()
+    Endpoint::new(settings(&fake.url()), &stores(fake, Aws::default(), &Metrics::new().unwrap()), fake.clock()).unwrap()
+}
+
+/// No credentials yet; AWS is asked at `aws`.
+pub(crate) fn stores(fake: &FakeUpstream, aws: Aws, metrics: &Metrics) -> CredentialStores {
+    CredentialStores::new(aws, fake.clock(), metrics.credentials.clone())
 }
 
 fn name(text: &str) -> RepositoryName {

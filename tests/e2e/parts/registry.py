@@ -82,6 +82,27 @@ def behind_tls_and_password(folder: Path, authority: Authority) -> Registry:
     return Registry(folder, tls, {"htpasswd": {"realm": "upstream", "path": str(users)}}, edge)
 
 
+class Guarded(Registry):
+    """Plain HTTP, and one user, whose password may change while it runs."""
+
+    def __init__(self, folder: Path, username: str, password: str):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.users = folder / "users"
+        self.edge = Edge(free_port())
+        self.set_user(username, password)
+        super().__init__(folder, auth={"htpasswd": {"realm": "upstream", "path": str(self.users)}}, edge=self.edge)
+
+    def set_user(self, username: str, password: str) -> None:
+        """The registry reads the file again when its time has changed."""
+        new = self.users.with_suffix(".new")
+        new.write_text(run(["htpasswd", "-Bbn", username, password]))
+        new.rename(self.users)
+        self.edge = self.edge.logged_in(username, password)
+
+    def refusals(self) -> int:
+        return len(re.findall(r'HTTP/1\.[01]" 40[13] ', self.process.log.read_text(errors="replace")))
+
+
 def behind_tokens(folder: Path, realm: str, service: str, issuer: str, certificate: Path) -> Registry:
     token = {"realm": realm, "service": service, "issuer": issuer, "rootcertbundle": str(certificate)}
     return Registry(folder, auth={"token": token})

@@ -1,6 +1,9 @@
 //! Upstreams over TLS, with a certificate authority of their own.
 
-use headpond::upstream::{Endpoint, Purpose, Unavailability, UpstreamBuildError, UpstreamError, UpstreamSettings, Url};
+use headpond::telemetry::metrics::Metrics;
+use headpond::upstream::{
+    Aws, CredentialStores, Endpoint, Purpose, Unavailability, UpstreamBuildError, UpstreamError, UpstreamSettings, Url,
+};
 
 use super::{client, client_with, credential, drain, lie, name, reference, settings};
 use crate::fake_upstream::{FakeUpstream, Fault, On};
@@ -65,7 +68,9 @@ async fn settings_that_cannot_work_are_refused() {
     let refused = |change: &dyn Fn(&mut UpstreamSettings)| {
         let mut settings = settings("https://registry.example");
         change(&mut settings);
-        Endpoint::new(settings, headpond::clock::Clock::system()).err().unwrap()
+        let clock = headpond::clock::Clock::system();
+        let stores = CredentialStores::new(Aws::default(), clock.clone(), Metrics::new().unwrap().credentials.clone());
+        Endpoint::new(settings, &stores, clock).err().unwrap()
     };
     for base in ["ftp://a", "https://user@a", "https://a?x=y", "https://a#x"] {
         let error = refused(&|settings| settings.base = Url::parse(base).unwrap());
