@@ -1,6 +1,7 @@
 //! From plain configuration to the parts that run.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -8,15 +9,15 @@ use secrecy::SecretString;
 
 use super::{Config, Limits};
 use crate::access::{Authenticator, Authorizer, ReplicaCheck};
-use crate::cache::{CacheLimits, FillLimits, Redirects, RuleOrigin, UploadLimits};
+use crate::cache::{self, CacheLimits, FillLimits, Redirects, RuleOrigin, UploadLimits};
 use crate::clock::Clock;
-use crate::config::{DeliveryMode, Rule, Storage};
+use crate::config::{self, DeliveryMode, Rule, Storage};
 use crate::http::Gate;
 use crate::registry::{Registry, RuleOrigins};
 use crate::rules::RuleTable;
 use crate::storage::RoomLimits;
-use crate::telemetry::metrics::Metrics;
-use crate::upstream::{Credential, Endpoint, Replicas, Upstream, UpstreamLimits, UpstreamSettings, Url};
+use crate::telemetry::metrics::{Metrics, RuleMetrics};
+use crate::upstream::{Credential, Endpoint, Replicas, Upstream, UpstreamBuildError, UpstreamLimits, UpstreamSettings, Url};
 
 /// The endpoints in use. Rules with equal settings share one, and one that a reload leaves as it
 /// is keeps its connections, tokens and circuit.
@@ -36,18 +37,14 @@ impl Endpoints {
         let mut origins = HashMap::new();
         let mut in_use: Vec<Arc<Endpoint>> = Vec::new();
         for rule in &config.rules {
-            let settings = upstream_settings(rule, &config.limits)?;
-            let known = in_use.iter().chain(&self.in_use).find(|endpoint| *endpoint.settings() == settings).cloned();
-            let endpoint = match known {
-                Some(endpoint) => endpoint,
-                None => Endpoint::new(settings, self.clock.clone())
-                    .with_context(|| format!("the upstream of rule {} cannot be used", rule.prefix.as_str()))?,
-            };
+            let in_vain = || format!("the upstream of rule {} cannot be used", rule.prefix.as_str());
+            let endpoint = self.endpoint(upstream_settings(rule, &config.limits)?, &mut in_use).with_context(in_vain)?;
             let rule_metrics = metrics.for_rule(rule.prefix.as_str());
             let upstream = Upstream::new(Arc::clone(&endpoint), rule_metrics.clone());
             let origin = RuleOrigin {
                 source: upstream.source().as_str().into(),
                 upstream: Some(upstream),
+                mirrors: self.mirrors(rule, &config.limits, &rule_metrics, &mut in_use)?,
                 replicas: self.replicas.clone(),
                 freshness: rule.freshness.clone(),
                 // Not `anonymous: true`: what outlives its rule must not outlive what the rule said of it.
@@ -55,9 +52,37 @@ impl Endpoints {
                 metrics: rule_metrics,
             };
             origins.insert(rule.prefix.clone(), Arc::new(origin));
-            in_use.push(endpoint);
         }
         Ok((origins, in_use))
+    }
+
+    /// The endpoint with these settings: one that is in use, or a new one, which is from now on.
+    fn endpoint(&self, settings: UpstreamSettings, in_use: &mut Vec<Arc<Endpoint>>) -> Result<Arc<Endpoint>, UpstreamBuildError> {
+        let known = in_use.iter().chain(&self.in_use).find(|endpoint| *endpoint.settings() == settings).cloned();
+        let endpoint = known.map_or_else(|| Endpoint::new(settings, self.clock.clone()), Ok)?;
+        in_use.push(Arc::clone(&endpoint));
+        Ok(endpoint)
+    }
+
+    /// The mirrors of a rule.
+    fn mirrors(
+        &self,
+        rule: &Rule,
+        limits: &Limits,
+        metrics: &RuleMetrics,
+        in_use: &mut Vec<Arc<Endpoint>>,
+    ) -> anyhow::Result<Vec<cache::Mirror>> {
+        let mut mirrors = Vec::new();
+        for mirror in &rule.mirrors {
+            let in_vain = || format!("the mirror {} of rule {} cannot be used", mirror.upstream, rule.prefix.as_str());
+            let endpoint = self.endpoint(mirror_settings(mirror, limits)?, in_use).with_context(in_vain)?;
+            let built = cache::Mirror::new(Upstream::mirror(endpoint, metrics.clone()));
+            mirrors.push(match &mirror.upstream_prefix {
+                None => built,
+                Some(prefix) => built.renamed(rule.upstream_prefix.clone(), prefix.clone()),
+            });
+        }
+        Ok(mirrors)
     }
 
     /// Takes note of the endpoints that are in use from now on.
@@ -69,12 +94,23 @@ impl Endpoints {
 fn upstream_settings(rule: &Rule, limits: &Limits) -> anyhow::Result<UpstreamSettings> {
     let text = rule.upstream.to_string();
     let base = Url::parse(&text).with_context(|| format!("the upstream of rule {}, {text}, is not a URL", rule.prefix.as_str()))?;
-    let ca_pem = rule.ca.as_ref().map(|file| std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))).transpose()?;
+    let ca_pem = ca_pem(rule.ca.as_deref())?;
     let credential = rule.credentials.as_ref().map(|credentials| Credential {
         username: credentials.username.clone(),
         password: SecretString::from(credentials.password.expose().to_owned()),
     });
     Ok(UpstreamSettings { base, ca_pem, credential, realms: rule.realms.clone(), limits: upstream_limits(limits) })
+}
+
+/// A mirror is asked without credentials, so no realm may be given any.
+fn mirror_settings(mirror: &config::Mirror, limits: &Limits) -> anyhow::Result<UpstreamSettings> {
+    let text = mirror.upstream.to_string();
+    let base = Url::parse(&text).with_context(|| format!("the mirror {text} is not a URL"))?;
+    Ok(UpstreamSettings { base, ca_pem: ca_pem(mirror.ca.as_deref())?, credential: None, realms: Vec::new(), limits: upstream_limits(limits) })
+}
+
+fn ca_pem(file: Option<&Path>) -> anyhow::Result<Option<Vec<u8>>> {
+    file.map(|file| std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))).transpose()
 }
 
 pub(super) fn upstream_limits(limits: &Limits) -> UpstreamLimits {

@@ -155,6 +155,8 @@ pub(super) struct RawRule {
     pub(super) prefix: Option<Text>,
     /// host[:port], which means https, or a URL: http://127.0.0.1:5100, https://host/base.
     pub(super) upstream: Option<Text>,
+    /// Registries with the same content, asked where the upstream fails: each an address, or a mapping.
+    pub(super) mirrors: Option<List<TextOr<RawMirror>>>,
     /// Further hosts that this rule answers for in `?ns=`, beside the upstream's own.
     pub(super) hosts: Option<List<Text>>,
     /// Where two rules answer for one host, the one to take. Default: false.
@@ -175,6 +177,19 @@ pub(super) struct RawRule {
     pub(super) deny: Option<List<Text>>,
     /// How long a tag is served before upstream is asked again.
     pub(super) freshness: Option<RawFreshness>,
+}
+
+/// A mirror of an upstream. It is asked without the rule's credentials.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(rename = "Mirror", deny_unknown_fields)]
+#[serde(default)]
+pub(super) struct RawMirror {
+    /// host[:port], which means https, or a URL.
+    pub(super) upstream: Option<Text>,
+    /// What stands there in place of the rule's prefix. Default: the rule's `upstream_prefix`.
+    pub(super) upstream_prefix: Option<Text>,
+    /// Authorities, in PEM, trusted for this mirror beside those of the system.
+    pub(super) ca: Option<Text>,
 }
 
 /// Credentials for an upstream.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::credentials::{self, Credentials};
 use super::default_rules::default_rules;
 use super::freshness::{self, FreshnessRule};
+use super::mirrors::{self, Mirror};
 use super::pattern::Pattern;
 use super::prefix::Prefix;
 use super::problems::Problems;
@@ -22,6 +23,8 @@ pub struct Rule {
     pub prefix: Prefix,
     /// Where the registry is.
     pub upstream: UpstreamAddress,
+    /// Registries with the same content, in the order in which they are asked. Default: none.
+    pub mirrors: Vec<Mirror>,
     /// Further hosts this rule answers for in `?ns=`, in lower case, `host[:port]`. Default: none.
     pub hosts: Vec<String>,
     /// Where two rules answer for one host, whether this is the one. Default: false.
@@ -51,6 +54,7 @@ impl Rule {
         Self {
             prefix,
             upstream,
+            mirrors: Vec::new(),
             hosts: Vec::new(),
             mirror: false,
             upstream_prefix: Prefix::Root,
@@ -92,6 +96,7 @@ pub(super) fn validate_all(raw: Option<List<RawRule>>, directory: &Path, problem
 fn validate(raw: RawRule, prefix: Option<Prefix>, path: &str, directory: &Path, problems: &mut Problems) -> Option<Rule> {
     let upstream = validate_upstream(raw.upstream.as_ref(), path, problems);
     let upstream_prefix = validate_upstream_prefix(raw.upstream_prefix.as_ref(), prefix.as_ref(), path, problems);
+    let mirrors = mirrors::validate(raw.mirrors, upstream.as_ref(), &format!("{path}.mirrors"), directory, problems);
     let ca = raw.ca.map(|ca| directory.join(ca.0));
     if let Some(ca) = &ca {
         problems.check_readable(&format!("{path}.ca"), ca);
@@ -105,6 +110,7 @@ fn validate(raw: RawRule, prefix: Option<Prefix>, path: &str, directory: &Path, 
     Some(Rule {
         prefix: prefix?,
         upstream: upstream?,
+        mirrors,
         hosts,
         mirror: raw.mirror.unwrap_or(false),
         upstream_prefix,
@@ -118,7 +124,7 @@ fn validate(raw: RawRule, prefix: Option<Prefix>, path: &str, directory: &Path, 
     })
 }
 
-const PREFIX_HINT: &str = "2 to 30 characters: lower-case letters and digits, joined by '.', '_', '-' or '/'; or ROOT";
+pub(super) const PREFIX_HINT: &str = "2 to 30 characters: lower-case letters and digits, joined by '.', '_', '-' or '/'; or ROOT";
 
 fn validate_prefix(raw: Option<&Text>, path: &str, problems: &mut Problems) -> Option<Prefix> {
     let path = format!("{path}.prefix");

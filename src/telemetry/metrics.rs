@@ -13,7 +13,7 @@ mod upkeep;
 pub use bucket::{BucketMetrics, BucketOperation, BucketResult};
 pub use cluster::{ClusterMetrics, ReplicaResult};
 pub use eviction::{DiskStanding, EvictionMetrics};
-pub use labels::{CacheKind, CacheResult, FillResult, FillSource, STALE_REASONS};
+pub use labels::{CacheKind, CacheResult, FillResult, FillSource, MirrorResult, STALE_REASONS};
 pub use upkeep::UpkeepMetrics;
 
 use std::ops::Deref;
@@ -58,6 +58,7 @@ pub struct Families {
     pub fill_resumes: IntCounter,
     /// `headpond_digest_mismatch_total`.
     pub digest_mismatch: IntCounter,
+    mirror_requests: IntCounterVec,
     stale_served: IntCounterVec,
     http_requests: HistogramVec,
     /// `headpond_http_ttfb_seconds`: from the request's head to the first byte of a blob or manifest.
@@ -109,6 +110,11 @@ impl Families {
             fill_bytes: d.counters("headpond_fill_bytes_total", "Bytes that fills got, by where from.", &["source"])?,
             fill_resumes: d.counter("headpond_fill_resumes_total", "Transfers that broke and were taken up at the missing bytes.")?,
             digest_mismatch: d.counter("headpond_digest_mismatch_total", "Contents from upstream that did not match their digest.")?,
+            mirror_requests: d.counters(
+                "headpond_mirror_requests_total",
+                "Manifests and blobs that mirrors were asked for.",
+                &["rule", "result"],
+            )?,
             stale_served: d.counters(
                 "headpond_stale_served_total",
                 "Stale tags served, by why upstream did not confirm.",
@@ -180,6 +186,9 @@ impl Metrics {
     pub fn for_rule(&self, rule: &str) -> RuleMetrics {
         let requests =
             |kind: CacheKind| CacheResult::ALL.map(|result| self.cache_requests.with_label_values(&[rule, kind.as_str(), result.as_str()]));
+        for result in MirrorResult::ALL {
+            self.mirror_requests.with_label_values(&[rule, result.as_str()]);
+        }
         for reason in STALE_REASONS {
             self.stale_served.with_label_values(&[rule, reason]);
         }
@@ -353,6 +362,11 @@ impl RuleMetrics {
     /// Shows the circuit: 0 well, 1 suspect, 2 open.
     pub fn circuit(&self, state: i64) {
         self.counters.circuit_state.set(state);
+    }
+
+    /// Counts what a mirror was asked for.
+    pub fn mirror_asked(&self, result: MirrorResult) {
+        self.counters.all.mirror_requests.with_label_values(&[self.rule(), result.as_str()]).inc();
     }
 
     /// Counts a stale answer; `reason` is one of [`STALE_REASONS`].

@@ -27,6 +27,7 @@ mod headpond;
 mod hosted;
 mod http;
 mod manifests;
+mod mirrors;
 mod names;
 mod outage;
 mod pull;
