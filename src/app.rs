@@ -7,6 +7,7 @@ mod banner;
 mod bucket;
 mod build;
 mod cluster;
+mod proxies;
 mod signals;
 pub mod upkeep;
 
@@ -30,6 +31,7 @@ use crate::storage::{Bucket, Disk, LocalDisk, Store, StoreParts, unix_seconds};
 use crate::tasks::Tasks;
 use crate::telemetry::logging;
 use crate::telemetry::metrics::Metrics;
+use crate::upstream::Proxies;
 use build::Endpoints;
 
 /// How long tasks that write may take after the last connection has ended.
@@ -45,11 +47,19 @@ pub struct World {
     pub around_records: fn(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>,
     /// The names of other replicas.
     pub names: Arc<dyn Names>,
+    /// Through which upstreams are reached.
+    pub proxies: Proxies,
 }
 
 impl Default for World {
     fn default() -> Self {
-        Self { clock: Clock::system(), disk: Arc::new(LocalDisk), around_records: |records| records, names: Arc::new(SystemNames) }
+        Self {
+            clock: Clock::system(),
+            disk: Arc::new(LocalDisk),
+            around_records: |records| records,
+            names: Arc::new(SystemNames),
+            proxies: Proxies::default(),
+        }
     }
 }
 
@@ -91,7 +101,7 @@ pub async fn start(config: Config, world: World) -> anyhow::Result<Running> {
     let cache = Cache::new(Arc::clone(&store), world.clock.clone(), tasks.clone(), limits, &metrics);
     let addresses: Vec<_> = listeners.iter().map(BoundListener::local_address).collect();
     let replicas = cluster::join(&config, addresses.clone(), Arc::clone(&world.names), &world.clock, &metrics, &tasks).await?;
-    let mut endpoints = Endpoints::new(world.clock.clone(), replicas.as_ref().map(|parts| parts.replicas.clone()));
+    let mut endpoints = Endpoints::new(world.clock.clone(), world.proxies.clone(), replicas.as_ref().map(|parts| parts.replicas.clone()));
     let replicas = replicas.map(|parts| parts.check);
     let (origins, in_use) = endpoints.origins(&config, &metrics)?;
     endpoints.keep(in_use);
@@ -248,7 +258,8 @@ pub async fn run(config: Config, source: ConfigSource) -> anyhow::Result<()> {
         tracing::warn!("{warning}");
     }
     let announced = config.clone();
-    let mut running = start(config, World::default()).await?;
+    let world = World { proxies: proxies::from_environment(), ..World::default() };
+    let mut running = start(config, world).await?;
     banner::print(&announced, &running);
     while signals.next().await == signals::Signal::Reload {
         reload(&mut running, &source, &log);

@@ -17,19 +17,22 @@ use crate::registry::{Registry, RuleOrigins};
 use crate::rules::RuleTable;
 use crate::storage::RoomLimits;
 use crate::telemetry::metrics::{Metrics, RuleMetrics};
-use crate::upstream::{Credential, Endpoint, Replicas, Upstream, UpstreamBuildError, UpstreamLimits, UpstreamSettings, Url};
+use crate::upstream::{
+    ClientCertificate, Credential, Endpoint, Proxies, Replicas, Upstream, UpstreamBuildError, UpstreamLimits, UpstreamSettings, Url,
+};
 
 /// The endpoints in use. Rules with equal settings share one, and one that a reload leaves as it
 /// is keeps its connections, tokens and circuit.
 pub(super) struct Endpoints {
     clock: Clock,
+    proxies: Proxies,
     replicas: Option<Replicas>,
     in_use: Vec<Arc<Endpoint>>,
 }
 
 impl Endpoints {
-    pub(super) const fn new(clock: Clock, replicas: Option<Replicas>) -> Self {
-        Self { clock, replicas, in_use: Vec::new() }
+    pub(super) const fn new(clock: Clock, proxies: Proxies, replicas: Option<Replicas>) -> Self {
+        Self { clock, proxies, replicas, in_use: Vec::new() }
     }
 
     /// Where the repositories of every rule come from, and the endpoints that takes.
@@ -38,7 +41,7 @@ impl Endpoints {
         let mut in_use: Vec<Arc<Endpoint>> = Vec::new();
         for rule in &config.rules {
             let in_vain = || format!("the upstream of rule {} cannot be used", rule.prefix.as_str());
-            let endpoint = self.endpoint(upstream_settings(rule, &config.limits)?, &mut in_use).with_context(in_vain)?;
+            let endpoint = self.endpoint(upstream_settings(rule, &self.proxies, &config.limits)?, &mut in_use).with_context(in_vain)?;
             let rule_metrics = metrics.for_rule(rule.prefix.as_str());
             let upstream = Upstream::new(Arc::clone(&endpoint), rule_metrics.clone());
             let origin = RuleOrigin {
@@ -75,7 +78,7 @@ impl Endpoints {
         let mut mirrors = Vec::new();
         for mirror in &rule.mirrors {
             let in_vain = || format!("the mirror {} of rule {} cannot be used", mirror.upstream, rule.prefix.as_str());
-            let endpoint = self.endpoint(mirror_settings(mirror, limits)?, in_use).with_context(in_vain)?;
+            let endpoint = self.endpoint(mirror_settings(mirror, rule, &self.proxies, limits)?, in_use).with_context(in_vain)?;
             let built = cache::Mirror::new(Upstream::mirror(endpoint, metrics.clone()));
             mirrors.push(match &mirror.upstream_prefix {
                 None => built,
@@ -91,7 +94,7 @@ impl Endpoints {
     }
 }
 
-fn upstream_settings(rule: &Rule, limits: &Limits) -> anyhow::Result<UpstreamSettings> {
+fn upstream_settings(rule: &Rule, proxies: &Proxies, limits: &Limits) -> anyhow::Result<UpstreamSettings> {
     let text = rule.upstream.to_string();
     let base = Url::parse(&text).with_context(|| format!("the upstream of rule {}, {text}, is not a URL", rule.prefix.as_str()))?;
     let ca_pem = ca_pem(rule.ca.as_deref())?;
@@ -99,14 +102,32 @@ fn upstream_settings(rule: &Rule, limits: &Limits) -> anyhow::Result<UpstreamSet
         username: credentials.username.clone(),
         password: SecretString::from(credentials.password.expose().to_owned()),
     });
-    Ok(UpstreamSettings { base, ca_pem, credential, realms: rule.realms.clone(), limits: upstream_limits(limits) })
+    let client_certificate = rule.client_certificate.as_ref().map(client_certificate).transpose()?;
+    Ok(UpstreamSettings { credential, realms: rule.realms.clone(), client_certificate, ..settings_of(base, ca_pem, rule, proxies, limits) })
 }
 
 /// A mirror is asked without credentials, so no realm may be given any.
-fn mirror_settings(mirror: &config::Mirror, limits: &Limits) -> anyhow::Result<UpstreamSettings> {
+fn mirror_settings(mirror: &config::Mirror, rule: &Rule, proxies: &Proxies, limits: &Limits) -> anyhow::Result<UpstreamSettings> {
     let text = mirror.upstream.to_string();
     let base = Url::parse(&text).with_context(|| format!("the mirror {text} is not a URL"))?;
-    Ok(UpstreamSettings { base, ca_pem: ca_pem(mirror.ca.as_deref())?, credential: None, realms: Vec::new(), limits: upstream_limits(limits) })
+    Ok(settings_of(base, ca_pem(mirror.ca.as_deref())?, rule, proxies, limits))
+}
+
+/// What a rule says of its upstream and its mirrors alike.
+fn settings_of(base: Url, ca_pem: Option<Vec<u8>>, rule: &Rule, proxies: &Proxies, limits: &Limits) -> UpstreamSettings {
+    UpstreamSettings {
+        ca_pem,
+        private_hosts: rule.private_hosts.hosts.clone(),
+        private_networks: rule.private_hosts.networks.clone(),
+        proxies: proxies.clone(),
+        limits: upstream_limits(limits),
+        ..UpstreamSettings::of(base)
+    }
+}
+
+fn client_certificate(files: &config::ClientCertificate) -> anyhow::Result<ClientCertificate> {
+    let read = |file: &Path| std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()));
+    Ok(ClientCertificate { pem: SecretString::from(format!("{}\n{}", read(&files.certificate)?, read(&files.key)?)) })
 }
 
 fn ca_pem(file: Option<&Path>) -> anyhow::Result<Option<Vec<u8>>> {

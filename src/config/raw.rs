@@ -165,6 +165,10 @@ pub(super) struct RawRule {
     pub(super) upstream_prefix: Option<Text>,
     /// Authorities, in PEM, trusted for this upstream beside those of the system.
     pub(super) ca: Option<Text>,
+    /// Shown to this upstream, where it asks for a certificate.
+    pub(super) client_certificate: Option<RawClientCertificate>,
+    /// Hosts and networks at private addresses to which the upstream may redirect, or send for tokens.
+    pub(super) private_hosts: Option<List<Text>>,
     /// Credentials for this upstream. Content fetched with them is for users only, unless `anonymous` is true.
     pub(super) credentials: Option<TextOr<RawCredentials>>,
     /// Further hosts whose token service may be given the credentials.
@@ -190,6 +194,17 @@ pub(super) struct RawMirror {
     pub(super) upstream_prefix: Option<Text>,
     /// Authorities, in PEM, trusted for this mirror beside those of the system.
     pub(super) ca: Option<Text>,
+}
+
+/// A client certificate for an upstream; read again on SIGHUP.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(rename = "ClientCertificate", deny_unknown_fields)]
+#[serde(default)]
+pub(super) struct RawClientCertificate {
+    /// The certificate chain in PEM, the own one first.
+    pub(super) certificate: Option<Text>,
+    /// The private key in PEM.
+    pub(super) key: Option<Text>,
 }
 
 /// Credentials for an upstream.

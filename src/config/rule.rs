@@ -6,6 +6,7 @@ use super::credentials::{self, Credentials};
 use super::default_rules::default_rules;
 use super::freshness::{self, FreshnessRule};
 use super::mirrors::{self, Mirror};
+use super::network::{self, ClientCertificate, PrivateHosts};
 use super::pattern::Pattern;
 use super::prefix::Prefix;
 use super::problems::Problems;
@@ -33,6 +34,10 @@ pub struct Rule {
     pub upstream_prefix: Prefix,
     /// Authorities in PEM, trusted beside the system's. Default: none.
     pub ca: Option<PathBuf>,
+    /// Shown to the upstream where it asks for one. Default: none.
+    pub client_certificate: Option<ClientCertificate>,
+    /// Private addresses to which the upstream may lead. Default: none but its own.
+    pub private_hosts: PrivateHosts,
     /// Default: none, the upstream is asked anonymously.
     pub credentials: Option<Credentials>,
     /// Further hosts whose token service may be given the credentials, `host[:port]`. Default: none.
@@ -59,6 +64,8 @@ impl Rule {
             mirror: false,
             upstream_prefix: Prefix::Root,
             ca: None,
+            client_certificate: None,
+            private_hosts: PrivateHosts::default(),
             credentials: None,
             realms: Vec::new(),
             anonymous: false,
@@ -101,6 +108,10 @@ fn validate(raw: RawRule, prefix: Option<Prefix>, path: &str, directory: &Path, 
     if let Some(ca) = &ca {
         problems.check_readable(&format!("{path}.ca"), ca);
     }
+    let certificate_path = format!("{path}.client_certificate");
+    let client_certificate =
+        raw.client_certificate.and_then(|raw| network::validate_certificate(raw, &certificate_path, directory, problems));
+    let private_hosts = network::validate_private_hosts(raw.private_hosts, &format!("{path}.private_hosts"), problems);
     let credentials = raw.credentials.and_then(|raw| credentials::validate(raw, &format!("{path}.credentials"), directory, problems));
     let hosts = validate_hosts(raw.hosts, &format!("{path}.hosts"), problems);
     let realms = validate_hosts(raw.realms, &format!("{path}.realms"), problems);
@@ -115,6 +126,8 @@ fn validate(raw: RawRule, prefix: Option<Prefix>, path: &str, directory: &Path, 
         mirror: raw.mirror.unwrap_or(false),
         upstream_prefix,
         ca,
+        client_certificate,
+        private_hosts,
         credentials,
         realms,
         anonymous: raw.anonymous.unwrap_or(false),

@@ -30,6 +30,7 @@ mod manifests;
 mod mirrors;
 mod names;
 mod outage;
+mod proxies;
 mod pull;
 mod referrers;
 mod reload;

@@ -320,7 +320,9 @@ impl Transfer {
 
     /// A mirror that says another length than is known has something else.
     fn contradiction(&self, source: &Source, told_bytes: Option<u64>) -> Option<UpstreamError> {
-        let (Source::Mirror(_), Some(told), Some(known)) = (source, told_bytes, self.total_bytes.or(self.expected_bytes)) else { return None };
+        let (Source::Mirror(_), Some(told), Some(known)) = (source, told_bytes, self.total_bytes.or(self.expected_bytes)) else {
+            return None;
+        };
         let detail = format!("a mirror says {} has {told} bytes, and it has {known}", self.fill.digest);
         (told != known).then_some(UpstreamError::Lied { detail })
     }
