@@ -34,10 +34,20 @@ const FIRST_MULTICAST_BYTE: u8 = 224;
 
 /// A host at an address that its rule does not name.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{host} is at {address}, a private address that the rule does not name; if that is right, add {host} to its `private_hosts`")]
+#[error("{what}, which the rule does not name; if that is right, add {host} to its `private_hosts`")]
 pub(super) struct PrivateAddress {
+    what: String,
     host: String,
-    address: IpAddr,
+}
+
+impl PrivateAddress {
+    fn literal(address: IpAddr) -> Self {
+        Self { what: format!("{address} is a private address"), host: address.to_string() }
+    }
+
+    fn of(host: &str, address: IpAddr) -> Self {
+        Self { what: format!("{host} is at the private address {address}"), host: host.to_owned() }
+    }
 }
 
 /// What a rule names: hosts and networks at whatever address.
@@ -59,13 +69,15 @@ impl Reach {
     /// Checks a host that is written as an address.
     pub(super) fn check(&self, url: &Url) -> Result<(), PrivateAddress> {
         let host = bare(url.host_str().unwrap_or_default());
-        let address = match host.parse::<IpAddr>() {
-            Ok(address) => address,
+        let refused = match host.parse::<IpAddr>() {
+            Ok(address) if !self.allows(host, address) => PrivateAddress::literal(address.to_canonical()),
             // RFC 6761 §6.3; a proxy may not know.
-            Err(_) if host == "localhost" || host.ends_with(".localhost") => Ipv4Addr::LOCALHOST.into(),
-            Err(_) => return Ok(()),
+            Err(_) if is_localhost(host) && !self.allows(host, Ipv4Addr::LOCALHOST.into()) => {
+                PrivateAddress::of(host, Ipv4Addr::LOCALHOST.into())
+            }
+            Ok(_) | Err(_) => return Ok(()),
         };
-        if self.allows(host, address) { Ok(()) } else { Err(PrivateAddress { host: host.to_owned(), address }) }
+        Err(refused)
     }
 
     /// Of the addresses of a name, those that may be connected to.
@@ -73,7 +85,7 @@ impl Reach {
         let refused = found.iter().find(|address| !self.allows(host, address.ip())).copied();
         let allowed: Vec<_> = found.into_iter().filter(|address| self.allows(host, address.ip())).collect();
         match refused {
-            Some(refused) if allowed.is_empty() => Err(PrivateAddress { host: host.to_owned(), address: refused.ip() }),
+            Some(refused) if allowed.is_empty() => Err(PrivateAddress::of(host, refused.ip())),
             Some(_) | None => Ok(allowed),
         }
     }
@@ -112,6 +124,10 @@ fn without_port(authority: &str) -> &str {
 /// An IPv6 address without its brackets.
 fn bare(host: &str) -> &str {
     host.trim_start_matches('[').trim_end_matches(']')
+}
+
+fn is_localhost(host: &str) -> bool {
+    host == "localhost" || host.ends_with(".localhost")
 }
 
 fn is_private(address: IpAddr) -> bool {

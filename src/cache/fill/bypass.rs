@@ -39,8 +39,9 @@ impl Bypasses {
         Self { slots: Arc::new(Semaphore::new(limits.max_bypasses)), slot_wait, attempts: limits.attempts, rotten }
     }
 
-    /// Asks the bucket, if it is one, or else upstream and its mirrors, for `demand` of a blob. With `hasher`, the state of the hash of everything
-    /// before it, the bytes are verified, if all that is left of the blob is wanted.
+    /// Asks the bucket, if it is one, or else upstream and its mirrors, for `demand` of a blob. With `hasher`,
+    /// the state of the hash of everything before it, the bytes are verified, if all that is left of the blob
+    /// is wanted.
     pub(super) async fn open(
         &self,
         origin: &Arc<Origin>,

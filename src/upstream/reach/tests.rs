@@ -98,7 +98,7 @@ fn of_a_names_addresses_the_private_ones_are_left_out() {
     assert_eq!(some.choose("MinIO.internal.", vec![private]), Ok(vec![private]));
     assert_eq!(some.choose("nowhere.example", vec![]), Ok(vec![]));
     let refused = some.choose("cdn.example", vec![private]).unwrap_err().to_string();
-    assert!(refused.starts_with("cdn.example is at 10.0.0.1, a private address"), "{refused}");
+    assert!(refused.starts_with("cdn.example is at the private address 10.0.0.1, which the rule does not name"), "{refused}");
 }
 
 #[test]

@@ -63,6 +63,7 @@ async fn a_blob_past_the_store_goes_on_at_a_mirror_too() {
     let server = Headpond::in_directory(&primary, &rule, "", tempfile::tempdir().unwrap(), disk.world()).await;
     primary.hold_blobs_at(HALF);
     let mut client = Reader::open(&server, &image.layers[0], "", &layer).await;
+    client.read_to(usize::try_from(HALF).unwrap() * 9 / 10).await;
     primary.wait_until_blob_bytes_sent(&image.layers[0], HALF).await;
     primary.stop().await;
     assert_eq!(client.rest().await, Ok(LAYER_BYTES));
