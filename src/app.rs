@@ -8,6 +8,7 @@ mod bucket;
 mod build;
 pub mod check_upstream;
 mod cluster;
+mod proxies;
 mod signals;
 pub mod upkeep;
 
@@ -31,7 +32,7 @@ use crate::storage::{Bucket, Disk, LocalDisk, Store, StoreParts, unix_seconds};
 use crate::tasks::Tasks;
 use crate::telemetry::logging;
 use crate::telemetry::metrics::Metrics;
-use crate::upstream::{Aws, CredentialStores};
+use crate::upstream::{Aws, CredentialStores, Proxies};
 use build::Endpoints;
 
 /// How long tasks that write may take after the last connection has ended.
@@ -49,6 +50,8 @@ pub struct World {
     pub names: Arc<dyn Names>,
     /// The services of AWS that give credentials for upstreams.
     pub aws: Aws,
+    /// Through which upstreams are reached.
+    pub proxies: Proxies,
 }
 
 impl Default for World {
@@ -59,6 +62,7 @@ impl Default for World {
             around_records: |records| records,
             names: Arc::new(SystemNames),
             aws: Aws::default(),
+            proxies: Proxies::default(),
         }
     }
 }
@@ -102,7 +106,8 @@ pub async fn start(config: Config, world: World) -> anyhow::Result<Running> {
     let addresses: Vec<_> = listeners.iter().map(BoundListener::local_address).collect();
     let replicas = cluster::join(&config, addresses.clone(), Arc::clone(&world.names), &world.clock, &metrics, &tasks).await?;
     let stores = CredentialStores::new(world.aws.clone(), world.clock.clone(), metrics.credentials.clone());
-    let mut endpoints = Endpoints::new(world.clock.clone(), stores, replicas.as_ref().map(|parts| parts.replicas.clone()));
+    let replica_parts = replicas.as_ref().map(|parts| parts.replicas.clone());
+    let mut endpoints = Endpoints::new(world.clock.clone(), stores, world.proxies.clone(), replica_parts);
     let replicas = replicas.map(|parts| parts.check);
     let (origins, in_use) = endpoints.origins(&config, &metrics)?;
     endpoints.keep(in_use);
@@ -259,7 +264,8 @@ pub async fn run(config: Config, source: ConfigSource) -> anyhow::Result<()> {
         tracing::warn!("{warning}");
     }
     let announced = config.clone();
-    let mut running = start(config, World::default()).await?;
+    let world = World { proxies: proxies::from_environment(), ..World::default() };
+    let mut running = start(config, world).await?;
     banner::print(&announced, &running);
     while signals.next().await == signals::Signal::Reload {
         reload(&mut running, &source, &log);

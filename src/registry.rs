@@ -76,6 +76,7 @@ impl Registry {
             needs_user: record.needs_user,
             source: record.source.into(),
             upstream: None,
+            mirrors: Vec::new(),
             replicas: None,
             metrics: self.no_rule.clone(),
             freshness: FreshnessRule::default(),

@@ -1,6 +1,7 @@
 //! From plain configuration to the parts that run.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -8,16 +9,17 @@ use secrecy::SecretString;
 
 use super::{Config, Limits};
 use crate::access::{Authenticator, Authorizer, ReplicaCheck};
-use crate::cache::{CacheLimits, FillLimits, Redirects, RuleOrigin, UploadLimits};
+use crate::cache::{self, CacheLimits, FillLimits, Redirects, RuleOrigin, UploadLimits};
 use crate::clock::Clock;
-use crate::config::{Credentials, DeliveryMode, EcrAccount, Rule, Storage, UpstreamAddress};
+use crate::config::{self, Credentials, DeliveryMode, EcrAccount, Rule, Storage, UpstreamAddress};
 use crate::http::Gate;
 use crate::registry::{Registry, RuleOrigins};
 use crate::rules::RuleTable;
 use crate::storage::RoomLimits;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Metrics, RuleMetrics};
 use crate::upstream::{
-    Credential, CredentialSource, CredentialStores, EcrTokens, Endpoint, Replicas, Upstream, UpstreamLimits, UpstreamSettings, Url,
+    ClientCertificate, Credential, CredentialSource, CredentialStores, EcrTokens, Endpoint, Proxies, Replicas, Upstream,
+    UpstreamBuildError, UpstreamLimits, UpstreamSettings, Url,
 };
 
 /// What credential helpers know Docker Hub by.
@@ -28,13 +30,14 @@ const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 pub(super) struct Endpoints {
     clock: Clock,
     stores: CredentialStores,
+    proxies: Proxies,
     replicas: Option<Replicas>,
     in_use: Vec<Arc<Endpoint>>,
 }
 
 impl Endpoints {
-    pub(super) const fn new(clock: Clock, stores: CredentialStores, replicas: Option<Replicas>) -> Self {
-        Self { clock, stores, replicas, in_use: Vec::new() }
+    pub(super) const fn new(clock: Clock, stores: CredentialStores, proxies: Proxies, replicas: Option<Replicas>) -> Self {
+        Self { clock, stores, proxies, replicas, in_use: Vec::new() }
     }
 
     /// Where the repositories of every rule come from, and the endpoints that takes.
@@ -42,18 +45,14 @@ impl Endpoints {
         let mut origins = HashMap::new();
         let mut in_use: Vec<Arc<Endpoint>> = Vec::new();
         for rule in &config.rules {
-            let settings = upstream_settings(rule, &config.limits)?;
-            let known = in_use.iter().chain(&self.in_use).find(|endpoint| *endpoint.settings() == settings).cloned();
-            let endpoint = match known {
-                Some(endpoint) => endpoint,
-                None => Endpoint::new(settings, &self.stores, self.clock.clone())
-                    .with_context(|| format!("the upstream of rule {} cannot be used", rule.prefix.as_str()))?,
-            };
+            let in_vain = || format!("the upstream of rule {} cannot be used", rule.prefix.as_str());
+            let endpoint = self.endpoint(upstream_settings(rule, &self.proxies, &config.limits)?, &mut in_use).with_context(in_vain)?;
             let rule_metrics = metrics.for_rule(rule.prefix.as_str());
             let upstream = Upstream::new(Arc::clone(&endpoint), rule_metrics.clone()).with_quota_floor(rule.quota_floor);
             let origin = RuleOrigin {
                 source: upstream.source().as_str().into(),
                 upstream: Some(upstream),
+                mirrors: self.mirrors(rule, &config.limits, &rule_metrics, &mut in_use)?,
                 replicas: self.replicas.clone(),
                 freshness: rule.freshness.clone(),
                 // Not `anonymous: true`: what outlives its rule must not outlive what the rule said of it.
@@ -61,9 +60,37 @@ impl Endpoints {
                 metrics: rule_metrics,
             };
             origins.insert(rule.prefix.clone(), Arc::new(origin));
-            in_use.push(endpoint);
         }
         Ok((origins, in_use))
+    }
+
+    /// The endpoint with these settings: one that is in use, or a new one, which is from now on.
+    fn endpoint(&self, settings: UpstreamSettings, in_use: &mut Vec<Arc<Endpoint>>) -> Result<Arc<Endpoint>, UpstreamBuildError> {
+        let known = in_use.iter().chain(&self.in_use).find(|endpoint| *endpoint.settings() == settings).cloned();
+        let endpoint = known.map_or_else(|| Endpoint::new(settings, &self.stores, self.clock.clone()), Ok)?;
+        in_use.push(Arc::clone(&endpoint));
+        Ok(endpoint)
+    }
+
+    /// The mirrors of a rule.
+    fn mirrors(
+        &self,
+        rule: &Rule,
+        limits: &Limits,
+        metrics: &RuleMetrics,
+        in_use: &mut Vec<Arc<Endpoint>>,
+    ) -> anyhow::Result<Vec<cache::Mirror>> {
+        let mut mirrors = Vec::new();
+        for mirror in &rule.mirrors {
+            let in_vain = || format!("the mirror {} of rule {} cannot be used", mirror.upstream, rule.prefix.as_str());
+            let endpoint = self.endpoint(mirror_settings(mirror, rule, &self.proxies, limits)?, in_use).with_context(in_vain)?;
+            let built = cache::Mirror::new(Upstream::mirror(endpoint, metrics.clone()));
+            mirrors.push(match &mirror.upstream_prefix {
+                None => built,
+                Some(prefix) => built.renamed(rule.upstream_prefix.clone(), prefix.clone()),
+            });
+        }
+        Ok(mirrors)
     }
 
     /// Takes note of the endpoints that are in use from now on.
@@ -72,12 +99,41 @@ impl Endpoints {
     }
 }
 
-pub(super) fn upstream_settings(rule: &Rule, limits: &Limits) -> anyhow::Result<UpstreamSettings> {
+pub(super) fn upstream_settings(rule: &Rule, proxies: &Proxies, limits: &Limits) -> anyhow::Result<UpstreamSettings> {
     let text = rule.upstream.to_string();
     let base = Url::parse(&text).with_context(|| format!("the upstream of rule {}, {text}, is not a URL", rule.prefix.as_str()))?;
-    let ca_pem = rule.ca.as_ref().map(|file| std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))).transpose()?;
+    let ca_pem = ca_pem(rule.ca.as_deref())?;
     let credential = rule.credentials.as_ref().map(|credentials| credential_source(credentials, &rule.upstream));
-    Ok(UpstreamSettings { base, ca_pem, credential, realms: rule.realms.clone(), limits: upstream_limits(limits) })
+    let client_certificate = rule.client_certificate.as_ref().map(client_certificate).transpose()?;
+    Ok(UpstreamSettings { credential, realms: rule.realms.clone(), client_certificate, ..settings_of(base, ca_pem, rule, proxies, limits) })
+}
+
+/// A mirror is asked without credentials, so no realm may be given any.
+fn mirror_settings(mirror: &config::Mirror, rule: &Rule, proxies: &Proxies, limits: &Limits) -> anyhow::Result<UpstreamSettings> {
+    let text = mirror.upstream.to_string();
+    let base = Url::parse(&text).with_context(|| format!("the mirror {text} is not a URL"))?;
+    Ok(settings_of(base, ca_pem(mirror.ca.as_deref())?, rule, proxies, limits))
+}
+
+/// What a rule says of its upstream and its mirrors alike.
+fn settings_of(base: Url, ca_pem: Option<Vec<u8>>, rule: &Rule, proxies: &Proxies, limits: &Limits) -> UpstreamSettings {
+    UpstreamSettings {
+        ca_pem,
+        private_hosts: rule.private_hosts.hosts.clone(),
+        private_networks: rule.private_hosts.networks.clone(),
+        proxies: proxies.clone(),
+        limits: upstream_limits(limits),
+        ..UpstreamSettings::of(base)
+    }
+}
+
+fn client_certificate(files: &config::ClientCertificate) -> anyhow::Result<ClientCertificate> {
+    let read = |file: &Path| std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()));
+    Ok(ClientCertificate { pem: SecretString::from(format!("{}\n{}", read(&files.certificate)?, read(&files.key)?)) })
+}
+
+fn ca_pem(file: Option<&Path>) -> anyhow::Result<Option<Vec<u8>>> {
+    file.map(|file| std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))).transpose()
 }
 
 fn credential_source(credentials: &Credentials, upstream: &UpstreamAddress) -> CredentialSource {

@@ -4,6 +4,7 @@ use anyhow::{Context, bail};
 
 use super::Config;
 use super::build::upstream_settings;
+use super::proxies;
 use crate::clock::Clock;
 use crate::config::{Prefix, Rule};
 use crate::oci::{Reference, RepositoryName};
@@ -48,7 +49,7 @@ pub async fn check_upstream(config: &Config, prefix: &str, image: Option<&str>) 
     let tried = image.or(known.map(|(_, image)| *image)).map(|image| sample(config, rule, image)).transpose()?;
     let metrics = Metrics::new()?;
     let stores = CredentialStores::new(Aws::default(), Clock::system(), metrics.credentials.clone());
-    let endpoint = Endpoint::new(upstream_settings(rule, &config.limits)?, &stores, Clock::system())
+    let endpoint = Endpoint::new(upstream_settings(rule, &proxies::from_environment(), &config.limits)?, &stores, Clock::system())
         .with_context(|| format!("the upstream of rule {prefix} cannot be used"))?;
     let upstream = Upstream::new(endpoint, metrics.for_rule(prefix));
     let report = upstream.check(tried.as_ref().map(|(_, sample)| sample)).await;

@@ -12,6 +12,7 @@ mod follower;
 mod lend;
 mod plan;
 mod source;
+mod suspects;
 mod transfer;
 mod upload;
 mod writer;

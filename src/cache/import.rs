@@ -21,9 +21,12 @@ impl Cache {
         digest: &Digest,
         purpose: Purpose,
     ) -> Result<Arc<CachedManifest>, CacheError> {
-        let upstream = origin.upstream.as_ref().ok_or(CacheError::Unreachable)?;
-        let body = upstream.get_manifest(&origin.remote, &Reference::Digest(*digest), purpose).await;
-        let body = body.inspect_err(|error| self.remember_refusal(origin, digest, error))?;
+        let body = self.fetch_digest(origin, digest, purpose).await;
+        let body = body.inspect_err(|error| {
+            if let CacheError::Upstream(error) = error {
+                self.remember_refusal(origin, digest, error);
+            }
+        })?;
         self.import(origin, body)
     }
 
@@ -32,7 +35,10 @@ impl Cache {
         let upstream = origin.upstream.as_ref().ok_or(CacheError::Unreachable)?;
         let place = self.tag_place(origin, tag).await;
         let body = upstream.get_manifest(&origin.remote, &Reference::Tag(tag.clone()), Purpose::Fetch).await;
-        let body = body.inspect_err(|error| self.remember_refusal(origin, tag, error))?;
+        let body = match body.inspect_err(|error| self.remember_refusal(origin, tag, error)) {
+            Ok(body) => body,
+            Err(failure) => return self.tag_by_mirror(origin, tag, place, failure).await,
+        };
         let manifest = self.import(origin, body)?;
         self.set_tag(origin, tag, manifest.digest, self.now_seconds(), place);
         Ok(manifest)

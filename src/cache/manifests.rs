@@ -112,8 +112,10 @@ impl Cache {
             cache.refuse_again(&asking, &wanted)?;
             let upstream = asking.upstream.as_ref().ok_or(CacheError::Unreachable)?;
             let head = upstream.head_manifest(&asking.remote, &Reference::Digest(wanted), Purpose::Fetch).await;
-            let head = head.inspect_err(|error| cache.remember_refusal(&asking, &wanted, error))?;
-            cache.told_by(&asking, head).await
+            match head.inspect_err(|error| cache.remember_refusal(&asking, &wanted, error)) {
+                Ok(head) => cache.told_by(&asking, head).await,
+                Err(failure) => cache.digest_by_mirror(&asking, &wanted, failure).await.map(|manifest| manifest.header()),
+            }
         });
         Ok(Served::new(landing.await??, fetched(role)))
     }

@@ -3,6 +3,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use super::Mirror;
 use crate::config::FreshnessRule;
 use crate::oci::{Digest, RepositoryName};
 use crate::telemetry::metrics::RuleMetrics;
@@ -27,6 +28,8 @@ pub struct RuleOrigin {
     pub source: Arc<str>,
     /// `None` when the rule is gone and only what is cached can be served.
     pub upstream: Option<Upstream>,
+    /// Its mirrors, in the order in which they are configured.
+    pub mirrors: Vec<Mirror>,
     /// The other replicas; `None` where there are none.
     pub replicas: Option<Replicas>,
     /// How long tags are fresh.

@@ -250,10 +250,24 @@ impl Cache {
 
     /// The same, and what is done where another replica was faster.
     pub(super) fn move_tag(&self, origin: &Arc<Origin>, tag: &Tag, entry: TagEntry, on_conflict: OnConflict) {
-        let key = (origin.key(), tag.clone());
+        self.memory.tags.insert((origin.key(), tag.clone()), entry.clone());
+        self.record_behind(origin, tag, entry, on_conflict);
+    }
+
+    /// Points a tag that is not cached at a digest that a mirror named. It is as old as one that is due to
+    /// be checked; what the upstream says meanwhile stands.
+    pub(super) fn set_unknown_tag(&self, origin: &Arc<Origin>, tag: &Tag, digest: Digest, place: Option<Expected>) {
+        let due = self.now_seconds().saturating_sub(origin.freshness.window(tag.as_str()).as_secs());
+        let said = TagEntry::said(digest, due, self.clock.now(), place);
+        if self.memory.tags.entry((origin.key(), tag.clone())).or_insert(said.clone()).is_fresh() {
+            self.record_behind(origin, tag, said, OnConflict::Forget);
+        }
+    }
+
+    /// Writes a tag that is in memory.
+    fn record_behind(&self, origin: &Arc<Origin>, tag: &Tag, entry: TagEntry, on_conflict: OnConflict) {
         self.forget_refusal(origin, tag);
-        self.memory.heads.invalidate(&key);
-        self.memory.tags.insert(key, entry.clone());
+        self.memory.heads.invalidate(&(origin.key(), tag.clone()));
         let (cache, origin, tag) = (self.clone(), Arc::clone(origin), tag.clone());
         self.tasks.spawn_to_end("record a tag", async move {
             if !cache.is_shared() {

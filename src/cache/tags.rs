@@ -216,7 +216,10 @@ impl Cache {
         let upstream = origin.upstream.as_ref().ok_or(CacheError::Unreachable)?;
         let place = self.tag_place(origin, tag).await;
         let head = upstream.head_manifest(&origin.remote, &Reference::Tag(tag.clone()), Purpose::Fetch).await;
-        let head = head.inspect_err(|error| self.remember_refusal(origin, tag, error))?;
+        let head = match head.inspect_err(|error| self.remember_refusal(origin, tag, error)) {
+            Ok(head) => head,
+            Err(failure) => return self.tag_by_mirror(origin, tag, place, failure).await.map(|manifest| manifest.header()),
+        };
         let header = self.told_by(origin, head).await?;
         let now = self.now_seconds();
         // Noted first, looked after: an import that runs meanwhile finds the note, or is found.

@@ -155,6 +155,8 @@ pub(super) struct RawRule {
     pub(super) prefix: Option<Text>,
     /// host[:port], which means https, or a URL: http://127.0.0.1:5100, https://host/base.
     pub(super) upstream: Option<Text>,
+    /// Registries with the same content, asked where the upstream fails: each an address, or a mapping.
+    pub(super) mirrors: Option<List<TextOr<RawMirror>>>,
     /// Further hosts that this rule answers for in `?ns=`, beside the upstream's own.
     pub(super) hosts: Option<List<Text>>,
     /// Where two rules answer for one host, the one to take. Default: false.
@@ -163,6 +165,10 @@ pub(super) struct RawRule {
     pub(super) upstream_prefix: Option<Text>,
     /// Authorities, in PEM, trusted for this upstream beside those of the system.
     pub(super) ca: Option<Text>,
+    /// Shown to this upstream, where it asks for a certificate.
+    pub(super) client_certificate: Option<RawClientCertificate>,
+    /// Hosts and networks at private addresses to which the upstream may redirect, or send for tokens.
+    pub(super) private_hosts: Option<List<Text>>,
     /// Credentials for this upstream. Content fetched with them is for users only, unless `anonymous` is true.
     pub(super) credentials: Option<TextOr<RawCredentials>>,
     /// Further hosts whose token service may be given the credentials.
@@ -177,6 +183,30 @@ pub(super) struct RawRule {
     pub(super) freshness: Option<RawFreshness>,
     /// While upstream tells that no more than so many pulls are left, tags are not confirmed, and the rest is kept for what is not cached. Default: 0, which is off.
     pub(super) quota_floor: Option<u64>,
+}
+
+/// A mirror of an upstream. It is asked without the rule's credentials.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(rename = "Mirror", deny_unknown_fields)]
+#[serde(default)]
+pub(super) struct RawMirror {
+    /// host[:port], which means https, or a URL.
+    pub(super) upstream: Option<Text>,
+    /// What stands there in place of the rule's prefix. Default: the rule's `upstream_prefix`.
+    pub(super) upstream_prefix: Option<Text>,
+    /// Authorities, in PEM, trusted for this mirror beside those of the system.
+    pub(super) ca: Option<Text>,
+}
+
+/// A client certificate for an upstream; read again on SIGHUP.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(rename = "ClientCertificate", deny_unknown_fields)]
+#[serde(default)]
+pub(super) struct RawClientCertificate {
+    /// The certificate chain in PEM, the own one first.
+    pub(super) certificate: Option<Text>,
+    /// The private key in PEM.
+    pub(super) key: Option<Text>,
 }
 
 /// Credentials for an upstream: a name and a password, tokens of ECR, or a process. In place of the mapping: the ARN of a secret, or `ecr`.

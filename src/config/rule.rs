@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use super::credentials::{self, Credentials};
 use super::default_rules::default_rules;
 use super::freshness::{self, FreshnessRule};
+use super::mirrors::{self, Mirror};
+use super::network::{self, ClientCertificate, PrivateHosts};
 use super::pattern::Pattern;
 use super::prefix::Prefix;
 use super::problems::Problems;
@@ -22,6 +24,8 @@ pub struct Rule {
     pub prefix: Prefix,
     /// Where the registry is.
     pub upstream: UpstreamAddress,
+    /// Registries with the same content, in the order in which they are asked. Default: none.
+    pub mirrors: Vec<Mirror>,
     /// Further hosts this rule answers for in `?ns=`, in lower case, `host[:port]`. Default: none.
     pub hosts: Vec<String>,
     /// Where two rules answer for one host, whether this is the one. Default: false.
@@ -30,6 +34,10 @@ pub struct Rule {
     pub upstream_prefix: Prefix,
     /// Authorities in PEM, trusted beside the system's. Default: none.
     pub ca: Option<PathBuf>,
+    /// Shown to the upstream where it asks for one. Default: none.
+    pub client_certificate: Option<ClientCertificate>,
+    /// Private addresses to which the upstream may lead. Default: none but its own.
+    pub private_hosts: PrivateHosts,
     /// Default: none, the upstream is asked anonymously.
     pub credentials: Option<Credentials>,
     /// Further hosts whose token service may be given the credentials, `host[:port]`. Default: none.
@@ -53,10 +61,13 @@ impl Rule {
         Self {
             prefix,
             upstream,
+            mirrors: Vec::new(),
             hosts: Vec::new(),
             mirror: false,
             upstream_prefix: Prefix::Root,
             ca: None,
+            client_certificate: None,
+            private_hosts: PrivateHosts::default(),
             credentials: None,
             realms: Vec::new(),
             anonymous: false,
@@ -95,10 +106,15 @@ pub(super) fn validate_all(raw: Option<List<RawRule>>, directory: &Path, problem
 fn validate(raw: RawRule, prefix: Option<Prefix>, path: &str, directory: &Path, problems: &mut Problems) -> Option<Rule> {
     let upstream = validate_upstream(raw.upstream.as_ref(), path, problems);
     let upstream_prefix = validate_upstream_prefix(raw.upstream_prefix.as_ref(), prefix.as_ref(), path, problems);
+    let mirrors = mirrors::validate(raw.mirrors, upstream.as_ref(), &format!("{path}.mirrors"), directory, problems);
     let ca = raw.ca.map(|ca| directory.join(ca.0));
     if let Some(ca) = &ca {
         problems.check_readable(&format!("{path}.ca"), ca);
     }
+    let certificate_path = format!("{path}.client_certificate");
+    let client_certificate =
+        raw.client_certificate.and_then(|raw| network::validate_certificate(raw, &certificate_path, directory, problems));
+    let private_hosts = network::validate_private_hosts(raw.private_hosts, &format!("{path}.private_hosts"), problems);
     let credentials =
         raw.credentials.and_then(|raw| credentials::validate(raw, upstream.as_ref(), &format!("{path}.credentials"), directory, problems));
     let hosts = validate_hosts(raw.hosts, &format!("{path}.hosts"), problems);
@@ -109,10 +125,13 @@ fn validate(raw: RawRule, prefix: Option<Prefix>, path: &str, directory: &Path, 
     Some(Rule {
         prefix: prefix?,
         upstream: upstream?,
+        mirrors,
         hosts,
         mirror: raw.mirror.unwrap_or(false),
         upstream_prefix,
         ca,
+        client_certificate,
+        private_hosts,
         credentials,
         realms,
         anonymous: raw.anonymous.unwrap_or(false),
@@ -123,7 +142,7 @@ fn validate(raw: RawRule, prefix: Option<Prefix>, path: &str, directory: &Path, 
     })
 }
 
-const PREFIX_HINT: &str = "2 to 30 characters: lower-case letters and digits, joined by '.', '_', '-' or '/'; or ROOT";
+pub(super) const PREFIX_HINT: &str = "2 to 30 characters: lower-case letters and digits, joined by '.', '_', '-' or '/'; or ROOT";
 
 fn validate_prefix(raw: Option<&Text>, path: &str, problems: &mut Problems) -> Option<Prefix> {
     let path = format!("{path}.prefix");

@@ -6,7 +6,7 @@ use super::problems::Problems;
 use super::schema::inline_schema;
 
 /// Keys of later versions, with list indices left out.
-const NOT_AVAILABLE: [&str; 4] = ["registry", "auth.access_keys", "auth.ecr_tokens", "rules.mirrors"];
+const NOT_AVAILABLE: [&str; 3] = ["registry", "auth.access_keys", "auth.ecr_tokens"];
 
 /// One step of the way to a value.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@ pub use bucket::{BucketMetrics, BucketOperation, BucketResult};
 pub use cluster::{ClusterMetrics, ReplicaResult};
 pub use credentials::CredentialMetrics;
 pub use eviction::{DiskStanding, EvictionMetrics};
-pub use labels::{CacheKind, CacheResult, FillResult, FillSource, STALE_REASONS};
+pub use labels::{CacheKind, CacheResult, FillResult, FillSource, MirrorResult, STALE_REASONS};
 pub use upkeep::UpkeepMetrics;
 
 use std::ops::Deref;
@@ -62,6 +62,7 @@ pub struct Families {
     pub fill_resumes: IntCounter,
     /// `headpond_digest_mismatch_total`.
     pub digest_mismatch: IntCounter,
+    mirror_requests: IntCounterVec,
     stale_served: IntCounterVec,
     http_requests: HistogramVec,
     /// `headpond_http_ttfb_seconds`: from the request's head to the first byte of a blob or manifest.
@@ -123,6 +124,11 @@ impl Families {
             fill_bytes: d.counters("headpond_fill_bytes_total", "Bytes that fills got, by where from.", &["source"])?,
             fill_resumes: d.counter("headpond_fill_resumes_total", "Transfers that broke and were taken up at the missing bytes.")?,
             digest_mismatch: d.counter("headpond_digest_mismatch_total", "Contents from upstream that did not match their digest.")?,
+            mirror_requests: d.counters(
+                "headpond_mirror_requests_total",
+                "Manifests and blobs that mirrors were asked for.",
+                &["rule", "result"],
+            )?,
             stale_served: d.counters(
                 "headpond_stale_served_total",
                 "Stale tags served, by why upstream did not confirm.",
@@ -195,6 +201,9 @@ impl Metrics {
     pub fn for_rule(&self, rule: &str) -> RuleMetrics {
         let requests =
             |kind: CacheKind| CacheResult::ALL.map(|result| self.cache_requests.with_label_values(&[rule, kind.as_str(), result.as_str()]));
+        for result in MirrorResult::ALL {
+            self.mirror_requests.with_label_values(&[rule, result.as_str()]);
+        }
         for reason in STALE_REASONS {
             self.stale_served.with_label_values(&[rule, reason]);
         }
@@ -377,6 +386,11 @@ impl RuleMetrics {
             self.counters.all.quota_limit.with_label_values(&[self.rule()]).set(gauge(limit));
         }
         self.counters.all.quota_remaining.with_label_values(&[self.rule()]).set(gauge(remaining));
+    }
+
+    /// Counts what a mirror was asked for.
+    pub fn mirror_asked(&self, result: MirrorResult) {
+        self.counters.all.mirror_requests.with_label_values(&[self.rule(), result.as_str()]).inc();
     }
 
     /// Counts a stale answer; `reason` is one of [`STALE_REASONS`].

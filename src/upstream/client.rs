@@ -33,6 +33,18 @@ impl Upstream {
         Self { quota_floor, ..self }
     }
 
+    /// A mirror of a rule's upstream: its circuit is not the rule's.
+    #[must_use]
+    pub fn mirror(endpoint: Arc<Endpoint>, metrics: RuleMetrics) -> Self {
+        Self { endpoint, metrics: Arc::new(metrics), quota_floor: 0 }
+    }
+
+    /// Where it is counted.
+    #[must_use]
+    pub fn metrics(&self) -> &RuleMetrics {
+        &self.metrics
+    }
+
     /// Which upstream, and as whom.
     #[must_use]
     pub fn source(&self) -> &SourceId {

@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use super::admission::Circuit;
 use super::challenge::Challenge;
+use super::reach::Reach;
 use super::token::Tokens;
 use super::transport::Transport;
 use super::{CredentialStore, CredentialStores, SourceId, UpstreamSettings, address};
@@ -19,6 +20,8 @@ pub struct Endpoint {
     pub(super) settings: UpstreamSettings,
     pub(super) source: SourceId,
     pub(super) transport: Arc<Transport>,
+    /// Where redirects and realms may lead.
+    pub(super) reach: Arc<Reach>,
     pub(super) tokens: Tokens,
     /// What the upstream asked for last.
     pub(super) challenge: ArcSwapOption<Challenge>,
@@ -42,6 +45,12 @@ pub enum UpstreamBuildError {
     /// The user name holds a ':' (RFC 7617 §2).
     #[error("the upstream's user name holds a ':'")]
     Username,
+    /// The client certificate or its key cannot be read.
+    #[error("the client certificate for the upstream, or its key, cannot be used: {0}")]
+    ClientCertificate(String),
+    /// This variable names no proxy. Its value may hold a password.
+    #[error("{0} is not the URL of a proxy: it is written http://host:port")]
+    Proxy(&'static str),
     /// The HTTP client cannot be set up, e.g. for want of system certificates.
     #[error("the HTTP client cannot be set up: {0}")]
     Client(String),
@@ -58,12 +67,14 @@ impl Endpoint {
         if !matches!(base.scheme(), "http" | "https") || !is_plain {
             return Err(UpstreamBuildError::Base(address::shown(base)));
         }
-        let transport = Arc::new(Transport::new(&settings)?);
+        let reach = Arc::new(Reach::new(&settings));
+        let transport = Arc::new(Transport::new(&settings, &reach)?);
         let credentials = settings.credential.as_ref().map(|source| stores.of(source)).transpose()?;
         let asker = credentials.as_ref().map(|credentials| credentials.source().identity());
         Ok(Arc::new(Self {
             source: SourceId::new(base, asker.as_deref()),
             transport,
+            reach,
             tokens: Tokens::new(settings.limits.max_tokens),
             challenge: ArcSwapOption::empty(),
             refuses_blob_heads: AtomicBool::new(false),

@@ -210,7 +210,7 @@ impl Upstream {
         authorization: Option<HeaderValue>,
         admission: &mut Admission,
     ) -> Result<Answer, UpstreamError> {
-        let mut trail = Trail::new(question.url.clone(), self.endpoint.settings.limits.max_redirects);
+        let mut trail = Trail::new(question.url.clone(), self.endpoint.settings.limits.max_redirects, &self.endpoint.reach);
         let mut headers = headers(question, authorization);
         let mut url = question.url.clone();
         let mut is_from_home = true;

@@ -1,28 +1,30 @@
 //! Where a redirect may lead.
 
-use std::net::IpAddr;
+use std::sync::Arc;
 
 use reqwest::Url;
 use reqwest::header::{HeaderMap, LOCATION};
 
 use super::UpstreamError;
 use super::address;
+use super::reach::Reach;
 
 /// The redirects of one request so far.
 pub(super) struct Trail {
     visited: Vec<Url>,
     max_redirects: usize,
+    reach: Arc<Reach>,
 }
 
 impl Trail {
-    pub(super) fn new(first: Url, max_redirects: usize) -> Self {
-        Self { visited: vec![first], max_redirects }
+    pub(super) fn new(first: Url, max_redirects: usize, reach: &Arc<Reach>) -> Self {
+        Self { visited: vec![first], max_redirects, reach: Arc::clone(reach) }
     }
 
     /// The next URL, from `Location`.
     ///
     /// # Errors
-    /// [`UpstreamError::Lied`]: no usable `Location`, too many, a loop, from https to http, or to this machine.
+    /// [`UpstreamError::Lied`]: no usable `Location`, too many, a loop, from https to http, or to a private address.
     pub(super) fn follow(&mut self, from: &Url, headers: &HeaderMap) -> Result<Url, UpstreamError> {
         let asked = address::shown(from);
         let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
@@ -36,9 +38,7 @@ impl Trail {
         if !next.username().is_empty() || next.password().is_some() {
             return Err(UpstreamError::lied(format!("{asked} redirects to {target} with a user name in it")));
         }
-        if next.host_str() != from.host_str() && is_this_machine(&next) {
-            return Err(UpstreamError::lied(format!("{asked} redirects to {target}, an address of this machine")));
-        }
+        self.reach.check(&next).map_err(|private| UpstreamError::lied(format!("{asked} redirects to {target}: {private}")))?;
         if self.visited.contains(&next) {
             return Err(UpstreamError::lied(format!("{asked} redirects in a circle")));
         }
@@ -50,21 +50,10 @@ impl Trail {
     }
 }
 
-/// Loopback and link-local addresses: services of this machine and of its cloud (instance metadata)
-/// answer there, and no content network does. Private networks are left: registries have stores there.
-fn is_this_machine(url: &Url) -> bool {
-    let Some(host) = url.host_str() else { return false };
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    match bare.parse::<IpAddr>().map(|address| address.to_canonical()) {
-        Ok(IpAddr::V4(v4)) => v4.is_loopback() || v4.is_link_local() || v4.is_unspecified(),
-        Ok(IpAddr::V6(v6)) => v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unspecified(),
-        Err(_) => host.eq_ignore_ascii_case("localhost"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::UpstreamSettings;
 
     fn url(text: &str) -> Url {
         Url::parse(text).unwrap()
@@ -73,7 +62,11 @@ mod tests {
     fn follow(from: &str, location: &str) -> Result<Url, UpstreamError> {
         let mut headers = HeaderMap::new();
         headers.insert(LOCATION, location.parse().unwrap());
-        Trail::new(url(from), 5).follow(&url(from), &headers)
+        Trail::new(url(from), 5, &reach(from)).follow(&url(from), &headers)
+    }
+
+    fn reach(base: &str) -> Arc<Reach> {
+        Arc::new(Reach::new(&UpstreamSettings::of(url(base))))
     }
 
     #[test]
@@ -108,7 +101,7 @@ mod tests {
 
     #[test]
     fn circles_and_long_trails_end() {
-        let mut trail = Trail::new(url("https://a/0"), 5);
+        let mut trail = Trail::new(url("https://a/0"), 5, &reach("https://a"));
         let mut headers = HeaderMap::new();
         headers.insert(LOCATION, "https://a/0".parse().unwrap());
         assert!(trail.follow(&url("https://a/0"), &headers).unwrap_err().to_string().contains("circle"));

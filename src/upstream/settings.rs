@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::CredentialSource;
+use super::{CredentialSource, Proxies};
 
 /// A user name and password for an upstream.
 #[derive(Clone, Debug)]
@@ -36,9 +37,50 @@ pub struct UpstreamSettings {
     pub credential: Option<CredentialSource>,
     /// Further hosts, as `host` or `host:port`, at which a token realm of this upstream may be.
     pub realms: Vec<String>,
+    /// Shown to the upstream itself where it asks for one. To no other host.
+    pub client_certificate: Option<ClientCertificate>,
+    /// Hosts, without a port, at which redirects and realms may lead to private addresses.
+    pub private_hosts: Vec<String>,
+    /// Private networks to which they may.
+    pub private_networks: Vec<IpNet>,
+    /// Through which it is reached.
+    pub proxies: Proxies,
     /// Limits in time, number and size.
     pub limits: UpstreamLimits,
 }
+
+impl UpstreamSettings {
+    /// An upstream that is asked anonymously and directly.
+    #[must_use]
+    pub fn of(base: Url) -> Self {
+        Self {
+            base,
+            ca_pem: None,
+            credential: None,
+            realms: Vec::new(),
+            client_certificate: None,
+            private_hosts: Vec::new(),
+            private_networks: Vec::new(),
+            proxies: Proxies::default(),
+            limits: UpstreamLimits::default(),
+        }
+    }
+}
+
+/// A certificate by which an upstream knows this server.
+#[derive(Clone, Debug)]
+pub struct ClientCertificate {
+    /// The chain in PEM, the own one first, and the private key.
+    pub pem: SecretString,
+}
+
+impl PartialEq for ClientCertificate {
+    fn eq(&self, other: &Self) -> bool {
+        self.pem.expose_secret() == other.pem.expose_secret()
+    }
+}
+
+impl Eq for ClientCertificate {}
 
 /// Every wait, number and size of the client has its limit here.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,13 +1,16 @@
 //! The connections of an endpoint, and requests as they go over the wire: one request, one head.
 
-use std::error::Error as _;
+use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client, ClientBuilder, Method, Request, Response, Url};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, Method, Request, Response, Url};
+use secrecy::ExposeSecret;
 use tokio::time::timeout;
 
+use super::reach::{CheckedNames, PrivateAddress, Reach};
 use super::{Unavailability, UpstreamBuildError, UpstreamError, UpstreamLimits, UpstreamSettings, address};
 
 /// Which connections a request uses.
@@ -22,19 +25,52 @@ pub(super) enum Lane {
 /// The HTTP clients. Redirects are not followed here, and no total time limit is set: a blob takes
 /// as long as it makes progress.
 pub(super) struct Transport {
-    small: Client,
-    blobs: Client,
+    base: Url,
+    /// To the upstream's own origin.
+    home: Lanes,
+    /// To wherever redirects and realms lead: without the client certificate.
+    away: Lanes,
     head_timeout: Duration,
 }
 
+/// A client for each lane.
+#[derive(Clone)]
+struct Lanes {
+    small: Client,
+    blobs: Client,
+}
+
+impl Lanes {
+    fn new(settings: &UpstreamSettings, reach: &Arc<Reach>, identity: Option<&Identity>) -> Result<Self, UpstreamBuildError> {
+        let builder = || {
+            let builder = builder(settings, reach)?;
+            Ok(match identity {
+                Some(identity) => builder.identity(identity.clone()),
+                None => builder,
+            })
+        };
+        let build = |builder: ClientBuilder| {
+            builder.build().map_err(|error| match identity {
+                Some(_) => UpstreamBuildError::ClientCertificate(reason(&error)),
+                None => UpstreamBuildError::Client(reason(&error)),
+            })
+        };
+        Ok(Self { small: build(builder()?)?, blobs: build(builder()?.http1_only())? })
+    }
+}
+
 impl Transport {
-    pub(super) fn new(settings: &UpstreamSettings) -> Result<Self, UpstreamBuildError> {
-        let build = |builder: ClientBuilder| builder.build().map_err(|error| UpstreamBuildError::Client(reason(&error)));
-        Ok(Self {
-            small: build(builder(settings)?)?,
-            blobs: build(builder(settings)?.http1_only())?,
-            head_timeout: settings.limits.head_timeout,
-        })
+    pub(super) fn new(settings: &UpstreamSettings, reach: &Arc<Reach>) -> Result<Self, UpstreamBuildError> {
+        let away = Lanes::new(settings, reach, None)?;
+        let home = match &settings.client_certificate {
+            None => away.clone(),
+            Some(certificate) => {
+                let identity = Identity::from_pem(certificate.pem.expose_secret().as_bytes());
+                let identity = identity.map_err(|error| UpstreamBuildError::ClientCertificate(reason(&error)))?;
+                Lanes::new(settings, reach, Some(&identity))?
+            }
+        };
+        Ok(Self { base: settings.base.clone(), home, away, head_timeout: settings.limits.head_timeout })
     }
 
     /// Sends one request and waits for the head of its answer, whatever the status.
@@ -44,9 +80,10 @@ impl Transport {
     pub(super) async fn send(&self, lane: Lane, method: Method, url: &Url, headers: HeaderMap) -> Result<Response, UpstreamError> {
         let mut request = Request::new(method, url.clone());
         *request.headers_mut() = headers;
+        let lanes = if address::same_origin(&self.base, url) { &self.home } else { &self.away };
         let client = match lane {
-            Lane::Small => &self.small,
-            Lane::Blobs => &self.blobs,
+            Lane::Small => &lanes.small,
+            Lane::Blobs => &lanes.blobs,
         };
         match timeout(self.head_timeout, client.execute(request)).await {
             Ok(Ok(response)) => Ok(response),
@@ -76,8 +113,8 @@ fn common(limits: &UpstreamLimits) -> ClientBuilder {
         .pool_max_idle_per_host(limits.max_idle_connections)
 }
 
-fn builder(settings: &UpstreamSettings) -> Result<ClientBuilder, UpstreamBuildError> {
-    let mut builder = common(&settings.limits);
+fn builder(settings: &UpstreamSettings, reach: &Arc<Reach>) -> Result<ClientBuilder, UpstreamBuildError> {
+    let mut builder = common(&settings.limits).dns_resolver(CheckedNames(Arc::clone(reach)));
     if let Some(pem) = &settings.ca_pem {
         let certificates = Certificate::from_pem_bundle(pem).map_err(|error| UpstreamBuildError::Certificate(reason(&error)))?;
         if certificates.is_empty() {
@@ -85,13 +122,18 @@ fn builder(settings: &UpstreamSettings) -> Result<ClientBuilder, UpstreamBuildEr
         }
         builder = builder.tls_certs_merge(certificates);
     }
-    // HTTP_PROXY, HTTPS_PROXY and NO_PROXY are honoured, but no proxy knows this machine's loopback.
+    builder = builder.no_proxy();
+    // No proxy knows this machine's loopback.
     let is_loopback = settings.base.host_str().is_some_and(|host| host == "localhost" || host == "[::1]" || host.starts_with("127."));
-    Ok(if is_loopback { builder.no_proxy() } else { builder })
+    let proxies = if is_loopback { Vec::new() } else { settings.proxies.build()? };
+    Ok(proxies.into_iter().fold(builder, ClientBuilder::proxy))
 }
 
 /// A failure of the HTTP client, before or within an answer.
 pub(super) fn unavailable(error: &reqwest::Error, url: &Url) -> UpstreamError {
+    if let Some(private) = causes(error).find_map(|cause| cause.downcast_ref::<PrivateAddress>()) {
+        return UpstreamError::lied(format!("{} cannot be asked: {private}", address::shown(url)));
+    }
     let kind = if error.is_connect() {
         Unavailability::Connect
     } else if error.is_timeout() {
@@ -111,13 +153,37 @@ pub(super) fn unavailable(error: &reqwest::Error, url: &Url) -> UpstreamError {
     UpstreamError::unavailable(kind, format!("{} {what} ({})", address::shown(url), reason(error)))
 }
 
+fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(error.source(), |cause| (*cause).source())
+}
+
 /// The innermost cause: the outer ones repeat the URL, with its query.
 fn reason(error: &reqwest::Error) -> String {
-    let mut cause = error.source();
-    let mut innermost = None;
-    while let Some(inner) = cause {
-        innermost = Some(inner.to_string());
-        cause = inner.source();
+    causes(error)
+        .last()
+        .map(ToString::to_string)
+        .unwrap_or_else(|| if error.is_builder() { "the client cannot be built".to_owned() } else { "no cause given".to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// A name like any other to the client: only where it is resolved it shows where it leads.
+    #[tokio::test]
+    async fn a_name_at_a_private_address_is_not_connected_to() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let url = Url::parse(&format!("http://localhost:{}/x?signature=secret", listener.local_addr().unwrap().port())).unwrap();
+        let settings = UpstreamSettings::of(Url::parse("https://registry.example").unwrap());
+        let transport = Transport::new(&settings, &Arc::new(Reach::new(&settings))).unwrap();
+        for lane in [Lane::Small, Lane::Blobs] {
+            let error = transport.send(lane, Method::GET, &url, HeaderMap::new()).await.unwrap_err();
+            let UpstreamError::Lied { detail } = error else { panic!("{error}") };
+            assert!(detail.contains("localhost is at") && detail.contains("`private_hosts`") && !detail.contains("secret"), "{detail}");
+        }
+        assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "something connected");
     }
-    innermost.unwrap_or_else(|| if error.is_builder() { "the client cannot be built".to_owned() } else { "no cause given".to_owned() })
 }

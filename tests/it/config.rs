@@ -113,7 +113,7 @@ limits: {stall_timeout: 10, max_fills: 0, memory_cache: big, max_header_bytes: 1
 rules:
   - {prefix: a, upstream: 'https://user:hunter2@host'}
   - 5
-  - {prefix: quay, upstream: quay.io, mirrors: [x], credentials: {username: u, password: hunter2}}
+  - {prefix: quay, upstream: quay.io, mirrors: [quay.io, 'ftp://x'], credentials: {username: u, password: hunter2}}
   - {prefix: quay/, upstream: quay.io, freshness: {default: soon, tags: {'a b': 1h}}}
   - {prefix: ROOT, upstream: quay.io, upstream_prefix: x1, hosts: ['a b'], allow: ['[x]'], credentials: ecr}
 cluster: {peers: x}
@@ -144,7 +144,8 @@ cluster: {peers: x}
             "rules[0].upstream",
             "rules[1]",
             "rules[2].credentials.password",
-            "rules[2].mirrors",
+            "rules[2].mirrors[0]",
+            "rules[2].mirrors[1]",
             "rules[3].freshness.default",
             "rules[3].freshness.tags.a b",
             "rules[3].prefix",
@@ -157,10 +158,10 @@ cluster: {peers: x}
         ]
     );
     let text = found.to_string();
-    assert!(text.starts_with("configuration: 30 problems\n"), "{text}");
+    assert!(text.starts_with("configuration: 31 problems\n"), "{text}");
     assert!(text.contains("admin.adress: unknown key\n    hint: did you mean `address`?"), "{text}");
     assert!(text.contains("limits.max_header_byte: unknown key\n    hint: did you mean `max_header_bytes`?"), "{text}");
-    assert!(text.contains("rules[2].mirrors: is not available in this version"), "{text}");
+    assert!(text.contains("rules[2].mirrors[0]: is the upstream itself"), "{text}");
     assert!(!text.contains("hunter2"), "a secret in {text}");
 }
 
@@ -170,7 +171,6 @@ fn key_of_a_later_version_is_refused_as_not_available() {
         ("registry: {id: '123456789012'}", "registry"),
         ("auth: {access_keys: []}", "auth.access_keys"),
         ("auth: {ecr_tokens: {canary: x}}", "auth.ecr_tokens"),
-        ("rules: [{prefix: hub, upstream: docker.io, mirrors: [mirror.gcr.io]}]", "rules[0].mirrors"),
     ] {
         assert_eq!(said(text), [(path.to_owned(), "is not available in this version".to_owned())]);
     }
@@ -432,4 +432,48 @@ fn replicas_need_a_bucket_a_key_and_a_listener_that_they_hear() {
     for listen in ["listen: 0.0.0.0:5001", "listen: {address: 0.0.0.0:5000, proxy_protocol: true}"] {
         assert_eq!(with(listen).unwrap_err(), ["cluster.peers"], "{listen}");
     }
+}
+
+#[test]
+fn mirrors_are_addresses_or_mappings() {
+    let rule = |keys: &str| parse(&format!("rules: [{{prefix: hub, upstream: docker.io, {keys}}}]")).rules.remove(0);
+    let one = rule("mirrors: mirror.gcr.io").mirrors.remove(0);
+    assert_eq!((one.upstream.to_string().as_str(), one.upstream_prefix, one.ca), ("https://mirror.gcr.io", None, None));
+    let two = rule("mirrors: [mirror.gcr.io, {upstream: 'http://127.0.0.1:5101', upstream_prefix: hub-proxy}]").mirrors.remove(1);
+    assert_eq!(
+        (two.upstream.to_string().as_str(), two.upstream_prefix),
+        ("http://127.0.0.1:5101", Some(Prefix::Name("hub-proxy".to_owned())))
+    );
+    for (mirrors, path, what) in [
+        ("[]", "rules[0].mirrors", "must be 1 to 8 mirrors"),
+        ("[a, b, c, d, e, f, g, h, i]", "rules[0].mirrors", "must be 1 to 8 mirrors"),
+        ("[registry-1.docker.io]", "rules[0].mirrors[0]", "is the upstream itself"),
+        ("[a.example, 'https://A.example/']", "rules[0].mirrors[1]", "https://a.example is named twice"),
+        ("[{upstream_prefix: x1}]", "rules[0].mirrors[0].upstream", "is missing"),
+        ("[{upstream: a, upstream_prefix: '/'}]", "rules[0].mirrors[0].upstream_prefix", "`/` is no prefix"),
+        ("[{upstream: a, credentials: {}}]", "rules[0].mirrors[0].credentials", "unknown key"),
+    ] {
+        let found = said(&format!("rules: [{{prefix: hub, upstream: docker.io, mirrors: {mirrors}}}]"));
+        assert!(found.contains(&(path.to_owned(), what.to_owned())), "{mirrors}: {found:?}");
+    }
+}
+
+#[test]
+fn private_hosts_are_names_addresses_and_networks() {
+    let rules = parse("rules: [{prefix: a1, upstream: a, private_hosts: [MinIO.corp, 10.0.0.7, 10.1.2.3/16, 'fd00::/8']}]").rules;
+    let named = &rules[0].private_hosts;
+    assert_eq!(named.hosts, ["minio.corp"]);
+    let networks: Vec<String> = named.networks.iter().map(ToString::to_string).collect();
+    assert_eq!(networks, ["10.0.0.7/32", "10.1.0.0/16", "fd00::/8"]);
+    for text in ["minio:9000", "http://minio", "10.0.0.0/33", "a b"] {
+        let found = said(&format!("rules: [{{prefix: a1, upstream: a, private_hosts: '{text}'}}]"));
+        assert_eq!(found, [("rules[0].private_hosts".to_owned(), format!("`{text}` is no host and no network"))]);
+    }
+}
+
+#[test]
+fn a_client_certificate_needs_both_its_files() {
+    let found = said("rules: [{prefix: a1, upstream: a, client_certificate: {certificate: /nonexistent.crt}}]");
+    let paths: Vec<&str> = found.iter().map(|(path, _)| path.as_str()).collect();
+    assert_eq!(paths, ["rules[0].client_certificate.certificate", "rules[0].client_certificate.key"]);
 }

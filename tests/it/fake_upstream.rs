@@ -43,7 +43,7 @@ use self::content::Content;
 use self::faults::Faults;
 use self::journal::Journal;
 use self::listener::Listener;
-use self::tls::Tls;
+use self::tls::{Clients, Tls};
 
 /// What both ports share.
 struct State {
@@ -84,7 +84,12 @@ impl FakeUpstream {
 
     /// The same over TLS, HTTP/2 where the client offers it, with a certificate of [`Self::ca_pem`].
     pub(crate) async fn start_tls() -> Self {
-        Self::start_with(Some(Tls::new()))
+        Self::start_with(Some(Tls::new(Clients::Anybody)))
+    }
+
+    /// The same for clients with [`Self::client_pem`] alone; the second port only asks for it.
+    pub(crate) async fn start_for_known_clients() -> Self {
+        Self::start_with(Some(Tls::new(Clients::Known)))
     }
 
     fn start_with(tls: Option<Tls>) -> Self {
@@ -115,6 +120,11 @@ impl FakeUpstream {
     /// The certificate authority of its certificate.
     pub(crate) fn ca_pem(&self) -> Vec<u8> {
         self.state.tls.as_ref().unwrap().ca_pem.clone().into_bytes()
+    }
+
+    /// A client's certificate and key.
+    pub(crate) fn client_pem(&self) -> String {
+        self.state.tls.as_ref().unwrap().client_pem.clone()
     }
 
     /// `127.0.0.1:PORT`.

@@ -4,6 +4,7 @@ mod authentication;
 mod blobs;
 mod circuit;
 mod manifests;
+mod private_addresses;
 mod redirects;
 mod referrers;
 mod registries;
@@ -25,7 +26,7 @@ use crate::fake_upstream::FakeUpstream;
 /// What the tests change of the settings.
 pub(crate) fn settings(base: &str) -> UpstreamSettings {
     let limits = UpstreamLimits { manifest_timeout: Duration::from_secs(20), ..UpstreamLimits::default() };
-    UpstreamSettings { base: Url::parse(base).unwrap(), ca_pem: None, credential: None, realms: Vec::new(), limits }
+    UpstreamSettings { limits, ..UpstreamSettings::of(Url::parse(base).unwrap()) }
 }
 
 fn credential(username: &str, password: &str) -> Option<CredentialSource> {

@@ -11,12 +11,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::source::{Source, SourceStream};
+use super::source::{Next, Source, SourceStream, Sources};
+use super::suspects::{Rotten, Suspects};
 use super::{FillError, FillLimits, HELD_BACK_BYTES};
 use crate::cache::{Backoff, Origin};
 use crate::oci::{Digest, DigestHasher};
 use crate::storage::Bucket;
-use crate::telemetry::metrics::{CacheKind, FillSource};
+use crate::telemetry::metrics::CacheKind;
 use crate::upstream::{Unavailability, UpstreamError};
 
 /// How long a client waits for another bypass to end.
@@ -28,17 +29,19 @@ pub(super) struct Bypasses {
     slots: Arc<Semaphore>,
     slot_wait: Duration,
     attempts: u32,
+    rotten: Rotten,
 }
 
 impl Bypasses {
-    pub(super) fn new(limits: &FillLimits) -> Self {
+    pub(super) fn new(limits: &FillLimits, rotten: Rotten) -> Self {
         // Where there are none at all, nobody needs to wait for one.
         let slot_wait = if limits.max_bypasses == 0 { Duration::ZERO } else { SLOT_WAIT };
-        Self { slots: Arc::new(Semaphore::new(limits.max_bypasses)), slot_wait, attempts: limits.attempts }
+        Self { slots: Arc::new(Semaphore::new(limits.max_bypasses)), slot_wait, attempts: limits.attempts, rotten }
     }
 
-    /// Asks the bucket, if it is one, or else upstream, for `demand` of a blob. With `hasher`, the state of the hash of everything
-    /// before it, the bytes are verified, if all that is left of the blob is wanted.
+    /// Asks the bucket, if it is one, or else upstream and its mirrors, for `demand` of a blob. With `hasher`,
+    /// the state of the hash of everything before it, the bytes are verified, if all that is left of the blob
+    /// is wanted.
     pub(super) async fn open(
         &self,
         origin: &Arc<Origin>,
@@ -51,6 +54,8 @@ impl Bypasses {
         let slot = tokio::time::timeout(self.slot_wait, Arc::clone(&self.slots).acquire_owned()).await;
         let Ok(Ok(slot)) = slot else { return Err(FillError::TooManyBypasses) };
         origin.metrics.all().bypasses_inflight.inc();
+        // No replica is asked: it would stream past its own store, too.
+        let barred = Suspects { others: true, ..self.rotten.of(&digest) };
         let mut bypass = Bypass {
             origin: Arc::clone(origin),
             digest,
@@ -59,8 +64,11 @@ impl Bypasses {
             total_bytes,
             stream: None,
             stream_at: 0,
-            bucket,
-            kind: FillSource::Upstream,
+            sources: Sources::new(Arc::clone(origin), digest, bucket, barred),
+            source: Source::Upstream,
+            number: 0,
+            suspects: Suspects::default(),
+            rotten: self.rotten.clone(),
             check: hasher.map(|hasher| Check { hasher, held: VecDeque::new(), held_bytes: 0, holds: false }),
             backoff: Backoff::new(self.attempts),
             _slot: slot,
@@ -84,9 +92,12 @@ pub struct Bypass {
     stream: Option<SourceStream>,
     /// Where in the blob the stream is.
     stream_at: u64,
-    /// Asked first, once.
-    bucket: Option<Bucket>,
-    kind: FillSource,
+    sources: Sources,
+    /// Whom the stream is of, and its number among the sources.
+    source: Source,
+    number: usize,
+    suspects: Suspects,
+    rotten: Rotten,
     /// `None` for an interval, which cannot be verified.
     check: Option<Check>,
     backoff: Backoff,
@@ -160,6 +171,9 @@ impl Bypass {
         let actual = check.hasher.clone().finish();
         if actual != self.digest {
             self.origin.metrics.all().digest_mismatch.inc();
+            if !self.suspects.is_empty() {
+                self.rotten.add(self.digest, std::mem::take(&mut self.suspects));
+            }
             return Err(FillError::DigestMismatch { expected: Box::new(self.digest), actual: Box::new(actual) });
         }
         check.holds = true;
@@ -178,8 +192,9 @@ impl Bypass {
             };
             match stream.next().await {
                 Some(Ok(bytes)) => {
-                    self.origin.metrics.all().filled(self.kind, bytes.len() as u64);
-                    if self.kind == FillSource::Upstream {
+                    self.suspects.note(&self.source);
+                    self.origin.metrics.all().filled(self.source.kind(), bytes.len() as u64);
+                    if self.source.is_beyond() {
                         self.origin.metrics.received(CacheKind::Blob, bytes.len() as u64);
                     }
                     if let Some(bytes) = self.take(&bytes) {
@@ -194,7 +209,7 @@ impl Bypass {
                 ended => {
                     let error = ended.and_then(Result::err).unwrap_or_else(|| broke_off(self.position));
                     self.stream = None;
-                    self.backoff.wait(error).await?;
+                    self.go_on_after(error).await?;
                     self.origin.metrics.all().fill_resumes.inc();
                 }
             }
@@ -216,23 +231,31 @@ impl Bypass {
     async fn connect(&mut self) -> Result<(), FillError> {
         let range = (self.position > 0 || self.end < u64::MAX).then_some(self.position..self.end);
         loop {
-            let source = self.bucket.take().map_or(Source::Upstream, Source::Bucket);
-            self.kind = source.kind();
-            match source.open(&self.origin, &self.digest, range.clone()).await {
+            (self.number, self.source) = self.sources.current();
+            match self.source.open(&self.origin, &self.digest, range.clone()).await {
                 Ok(stream) => {
                     let (known, told) = (self.total_bytes, stream.total_bytes());
                     if known.is_some() && told.is_some() && known != told {
                         let detail = format!("upstream's {} has another length than was said before", self.digest);
-                        return Err(UpstreamError::Lied { detail }.into());
+                        self.go_on_after(UpstreamError::Lied { detail }).await?;
+                        continue;
                     }
                     self.total_bytes = told.or(known);
                     self.stream_at = stream.start();
                     self.stream = Some(stream);
                     return Ok(());
                 }
-                Err(_) if self.kind == FillSource::Bucket => {}
-                Err(error) => self.backoff.wait(error).await?,
+                Err(error) => self.go_on_after(error).await?,
             }
+        }
+    }
+
+    /// The source failed: the next one is asked at once, all of them again after a pause.
+    async fn go_on_after(&mut self, error: UpstreamError) -> Result<(), FillError> {
+        match self.sources.leave(self.number, error) {
+            Next::Other => Ok(()),
+            Next::Again(error) => Ok(self.backoff.wait(error).await?),
+            Next::Final(error) => Err(error.into()),
         }
     }
 }

@@ -10,6 +10,7 @@ use moka::sync::Cache as Moka;
 
 use super::bypass::Bypasses;
 use super::source::Sources;
+use super::suspects::Rotten;
 use super::transfer::Transfer;
 use super::upload::Uploads;
 use super::{Fill, Follower};
@@ -70,8 +71,8 @@ pub struct Fills {
     not_kept: Moka<Digest, ()>,
     /// The bucket, where there is one, and the way into it.
     bucket: Option<(Bucket, Uploads)>,
-    /// Blobs of which the bucket, or a replica, sent other bytes: they are taken from upstream alone.
-    rotten: Moka<Digest, ()>,
+    /// Blobs of which others than upstream sent wrong bytes.
+    rotten: Rotten,
     bypasses: Bypasses,
     limits: FillLimits,
     tasks: Tasks,
@@ -81,8 +82,6 @@ pub struct Fills {
 const NOT_KEPT_FOR: Duration = Duration::from_secs(10);
 /// So many such blobs are remembered.
 const MAX_NOT_KEPT: u64 = 1_000;
-/// How long a blob that is rotten elsewhere is fetched from upstream alone.
-const ROTTEN_FOR: Duration = Duration::from_secs(600);
 
 impl Running {
     /// Whether `origin` may read what comes: its right is proven, or the answer of the very same
@@ -101,9 +100,9 @@ impl Fills {
     /// No fills.
     #[must_use]
     pub fn new(blobs: BlobFiles, bucket: Option<(Bucket, Uploads)>, limits: FillLimits, tasks: Tasks) -> Self {
-        let bypasses = Bypasses::new(&limits);
+        let rotten = Rotten::new();
+        let bypasses = Bypasses::new(&limits, rotten.clone());
         let not_kept = Moka::builder().max_capacity(MAX_NOT_KEPT).time_to_live(NOT_KEPT_FOR).build();
-        let rotten = Moka::builder().max_capacity(MAX_NOT_KEPT).time_to_live(ROTTEN_FOR).build();
         Self { running: Arc::default(), blobs, not_kept, bucket, rotten, bypasses, limits, tasks }
     }
 
@@ -136,9 +135,9 @@ impl Fills {
             return if standing == Standing::Vouched { Start::Here(blob) } else { Start::NotYours };
         }
         // The bucket holds blobs of every source: what it has is taken only for those who may have it.
-        let upstream_only = self.is_rotten(&digest);
-        let bucket = self.bucket.as_ref().filter(|_| standing == Standing::Vouched && !upstream_only).map(|(bucket, _)| bucket.clone());
-        let fill = Arc::new(Fill::new(digest, origin.key(), expected_bytes, bucket.clone(), upstream_only));
+        let suspects = self.rotten.of(&digest);
+        let bucket = self.bucket.as_ref().filter(|_| standing == Standing::Vouched && !suspects.others).map(|(bucket, _)| bucket.clone());
+        let fill = Arc::new(Fill::new(digest, origin.key(), expected_bytes, bucket.clone(), suspects.others));
         let follower = self.follow(Arc::clone(&fill), origin, demand);
         if self.not_kept.contains_key(&digest) {
             fill.stream_past_the_store();
@@ -154,7 +153,7 @@ impl Fills {
         running.insert(digest, Running { fill: Arc::clone(&fill), origin: Arc::clone(origin), number });
         drop(running);
         let arrival = Arrival { fills: self.clone(), fill: Arc::clone(&fill) };
-        let sources = Sources::new(Arc::clone(origin), digest, bucket, upstream_only);
+        let sources = Sources::new(Arc::clone(origin), digest, bucket, suspects);
         let uploads = self.bucket.as_ref().map(|(_, uploads)| uploads.clone());
         self.spawn(Transfer::new(fill, Arc::clone(origin), self.limits.clone(), sources, uploads, verified), arrival);
         Start::Began(follower)
@@ -167,16 +166,17 @@ impl Fills {
 
     /// Whether the bucket, or a replica, sent other bytes for it a while ago.
     pub(in crate::cache) fn is_rotten(&self, digest: &Digest) -> bool {
-        self.rotten.contains_key(digest)
+        self.rotten.of(digest).others
     }
 
     fn spawn(&self, transfer: Transfer, arrival: Arrival) {
         let (blobs, not_kept, rotten) = (self.blobs.clone(), self.not_kept.clone(), self.rotten.clone());
         self.tasks.spawn("fill", async move {
             let digest = *arrival.fill.digest();
-            match transfer.run(blobs).await {
+            let (result, suspects) = transfer.run(blobs).await;
+            match result {
                 FillResult::NotKept => not_kept.insert(digest, ()),
-                FillResult::Rotten => rotten.insert(digest, ()),
+                FillResult::Rotten => rotten.add(digest, suspects),
                 FillResult::Committed | FillResult::Failed | FillResult::DigestMismatch | FillResult::Dropped => {}
             }
             drop(arrival);

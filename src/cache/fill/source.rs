@@ -1,19 +1,22 @@
 //! Where the bytes of a fill come from.
 //!
-//! To a fill all are sources, in an order: the bucket, the replicas that own the blob, upstream. One
-//! that fails is left for the next, at the missing bytes; only upstream is asked again.
+//! To a fill all are sources, in an order: the bucket, the replicas that own the blob, upstream and its
+//! mirrors, those that are well first. One that fails is left for the next, at the missing bytes. Upstream
+//! is asked again after all, and with it every mirror that may have the blob.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::cache::Origin;
+use super::suspects::Suspects;
+use crate::cache::{Mirror, Origin, Place};
 use crate::oci::Digest;
 use crate::storage::{Bucket, BucketStream, StorageError};
 use crate::telemetry::metrics::FillSource;
-use crate::upstream::{BlobStream, Replica, Unavailability, UpstreamError};
+use crate::upstream::{BlobStream, Replica, SourceId, Unavailability, UpstreamError};
 
 /// A place that may have a blob.
 #[derive(Clone)]
@@ -24,6 +27,8 @@ pub(super) enum Source {
     Replica(Replica),
     /// The origin's upstream.
     Upstream,
+    /// A mirror of it.
+    Mirror(Mirror),
 }
 
 /// The sources of one blob, and which of them is asked.
@@ -38,17 +43,23 @@ pub(super) struct Sources {
     /// False once a replica waits for this fill: would it wait for another one, two that take each
     /// other for the owner would wait for ever.
     replicas: bool,
+    /// Of upstream and mirrors, those that this round has yet to ask.
+    round: VecDeque<Source>,
+    /// Mirrors that are not asked: they do not have it, or sent what cannot be.
+    barred: Vec<SourceId>,
+    /// What upstream failed with in this round: it is told, and not what a mirror said.
+    failure: Option<UpstreamError>,
 }
 
 /// What the failure of a source means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// Another source is asked from now on.
     Other,
-    /// The same one is asked again, if at all.
-    Same,
+    /// All have failed, upstream with this: they are asked again after a pause, if at all.
+    Again(UpstreamError),
     /// It is the owner's word: nobody is asked again.
-    Final,
+    Final(UpstreamError),
 }
 
 /// The bytes that a source sends.
@@ -58,9 +69,19 @@ pub(super) enum SourceStream {
 }
 
 impl Sources {
-    /// The bucket, if it is one, then the replicas, then upstream. With `upstream_only` it is all there is.
-    pub(super) fn new(origin: Arc<Origin>, digest: Digest, bucket: Option<Bucket>, upstream_only: bool) -> Self {
-        let mut sources = Self { origin, digest, current: Source::Upstream, number: 0, asked: Vec::new(), replicas: !upstream_only };
+    /// The bucket, if it is one, then the replicas, then upstream and its mirrors, but for those that are suspects.
+    pub(super) fn new(origin: Arc<Origin>, digest: Digest, bucket: Option<Bucket>, suspects: Suspects) -> Self {
+        let mut sources = Self {
+            origin,
+            digest,
+            current: Source::Upstream,
+            number: 0,
+            asked: Vec::new(),
+            replicas: !suspects.others,
+            round: VecDeque::new(),
+            barred: suspects.mirrors,
+            failure: None,
+        };
         sources.current = bucket.map_or_else(|| sources.next(), Source::Bucket);
         sources
     }
@@ -71,14 +92,24 @@ impl Sources {
     }
 
     /// Source `number` failed with `error`.
-    pub(super) fn leave(&mut self, number: usize, error: &UpstreamError) -> Next {
+    pub(super) fn leave(&mut self, number: usize, error: UpstreamError) -> Next {
         if number != self.number {
             return Next::Other;
         }
-        match (&self.current, error) {
-            (Source::Upstream, _) => return Next::Same,
+        match (&self.current, &error) {
+            // What upstream does not have, or refuses, no mirror is asked for.
+            (Source::Upstream, UpstreamError::NotFound { .. } | UpstreamError::Denied { .. }) => return Next::Again(error),
+            (Source::Upstream, _) => {
+                self.failure = Some(error.clone());
+                return self.end_turn(error);
+            }
+            (Source::Mirror(_), UpstreamError::Unavailable { .. } | UpstreamError::TooManyRequests { .. }) => return self.end_turn(error),
+            (Source::Mirror(mirror), _) => {
+                self.barred.push(mirror.id().clone());
+                return self.end_turn(error);
+            }
             (Source::Replica(_), UpstreamError::NotFound { .. } | UpstreamError::Denied { .. } | UpstreamError::TooManyRequests { .. }) => {
-                return Next::Final;
+                return Next::Final(error);
             }
             // It is well, and cannot reach upstream: a third one is no better.
             (Source::Replica(_), UpstreamError::Unavailable { kind: Unavailability::Status(_), .. }) => self.replicas = false,
@@ -86,6 +117,16 @@ impl Sources {
         }
         self.advance();
         Next::Other
+    }
+
+    /// Upstream or a mirror has failed: the next of the round, or a new round once all have.
+    fn end_turn(&mut self, error: UpstreamError) -> Next {
+        let is_over = self.round.is_empty();
+        if !is_over || !self.origin.mirrors.is_empty() {
+            self.current = self.next_of_round();
+            self.number += 1;
+        }
+        if is_over { Next::Again(self.failure.take().unwrap_or(error)) } else { Next::Other }
     }
 
     /// A replica waits for this fill. True if that made another source the current one.
@@ -103,10 +144,10 @@ impl Sources {
         self.number += 1;
     }
 
-    /// The first replica that has not been asked, as the members are now; else upstream.
+    /// The first replica that has not been asked, as the members are now; else the next of the round.
     fn next(&mut self) -> Source {
         if !self.replicas {
-            return Source::Upstream;
+            return self.next_of_round();
         }
         let next = self.origin.blob_route(&self.digest).into_iter().find(|replica| !self.asked.contains(&replica.address()));
         match next {
@@ -114,8 +155,21 @@ impl Sources {
                 self.asked.push(replica.address());
                 Source::Replica(replica)
             }
-            None => Source::Upstream,
+            None => self.next_of_round(),
         }
+    }
+
+    /// Upstream or a mirror, in the order of their health as it is when a round begins.
+    fn next_of_round(&mut self) -> Source {
+        if self.round.is_empty() {
+            let sources = self.origin.places().into_iter().map(|place| match place {
+                Place::Primary => Source::Upstream,
+                Place::Mirror(mirror) => Source::Mirror(mirror),
+            });
+            let barred = &self.barred;
+            self.round = sources.filter(|source| !matches!(source, Source::Mirror(mirror) if barred.contains(mirror.id()))).collect();
+        }
+        self.round.pop_front().unwrap_or(Source::Upstream)
     }
 }
 
@@ -126,7 +180,13 @@ impl Source {
             Self::Bucket(_) => FillSource::Bucket,
             Self::Replica(_) => FillSource::Replica,
             Self::Upstream => FillSource::Upstream,
+            Self::Mirror(_) => FillSource::Mirror,
         }
+    }
+
+    /// Whether it is neither this store nor another replica's.
+    pub(super) const fn is_beyond(&self) -> bool {
+        matches!(self, Self::Upstream | Self::Mirror(_))
     }
 
     /// Asks for a blob, or the interval `range` of it.
@@ -147,6 +207,9 @@ impl Source {
             },
             Self::Replica(replica) => {
                 replica.get_blob(&origin.repository, digest, range).await.map(|stream| SourceStream::Upstream(Box::new(stream)))
+            }
+            Self::Mirror(mirror) => {
+                mirror.get_blob(&origin.remote, digest, range).await.map(|stream| SourceStream::Upstream(Box::new(stream)))
             }
             Self::Upstream => {
                 origin.reach()?.get_blob(&origin.remote, digest, range).await.map(|stream| SourceStream::Upstream(Box::new(stream)))

@@ -13,13 +13,14 @@ use tokio::time::{Instant, sleep_until};
 use super::connection::{Event, fetch};
 use super::lend::{blocking, with_writer};
 use super::plan::{ConnectionId, Plan};
-use super::source::{Next, Sources};
+use super::source::{Next, Source, Sources};
+use super::suspects::Suspects;
 use super::upload::{Upload, Uploads};
 use super::writer::{Piece, Writer};
 use super::{Fill, FillError, FillLimits, Phase, Verified, not_kept_reason};
 use crate::cache::{Backoff, Origin};
 use crate::storage::{BlobFiles, StorageError};
-use crate::telemetry::metrics::{CacheKind, FillResult, FillSource};
+use crate::telemetry::metrics::{CacheKind, FillResult};
 use crate::upstream::{Unavailability, UpstreamError};
 
 /// Pieces that may wait between the connections and the writer.
@@ -44,9 +45,9 @@ impl From<FillError> for Stop {
 /// A connection that is under way.
 struct Open {
     handle: AbortHandle,
-    /// Number and kind of its source.
-    source: usize,
-    kind: FillSource,
+    /// Its source, and the number of that.
+    source: Source,
+    number: usize,
 }
 
 /// One transfer.
@@ -67,8 +68,8 @@ pub(super) struct Transfer {
     uploads: Option<Uploads>,
     /// The one of this blob, once it has begun.
     upload: Option<Upload>,
-    /// Another one than upstream sent some of it.
-    used_others: bool,
+    /// Who else than upstream sent some of it.
+    suspects: Suspects,
     /// Upstream has answered once.
     is_answered: bool,
     sender: mpsc::Sender<Event>,
@@ -99,7 +100,7 @@ impl Transfer {
             sources,
             uploads,
             upload: None,
-            used_others: false,
+            suspects: Suspects::default(),
             is_answered: false,
             sender,
             events,
@@ -112,14 +113,14 @@ impl Transfer {
         }
     }
 
-    /// Runs to the end, and tells the followers.
-    pub(super) async fn run(mut self, blobs: BlobFiles) -> FillResult {
+    /// Runs to the end, and tells the followers. Returns also who sent the bytes, beside upstream.
+    pub(super) async fn run(mut self, blobs: BlobFiles) -> (FillResult, Suspects) {
         let metrics = self.origin.metrics.all().clone();
         metrics.fills_inflight.inc();
         let result = self.fill_and_commit(blobs).await;
         metrics.fills_inflight.dec();
         metrics.fill_ended(result);
-        result
+        (result, self.suspects)
     }
 
     async fn fill_and_commit(&mut self, blobs: BlobFiles) -> FillResult {
@@ -190,13 +191,13 @@ impl Transfer {
             let assignment = self.plan.next(&self.fill.progress.borrow().coverage, &demands);
             let Some(assignment) = assignment else { return Ok(()) };
             let (number, source) = self.sources.current();
-            let (id, kind) = (assignment.id, source.kind());
-            if kind == FillSource::Upstream {
+            let id = assignment.id;
+            if matches!(source, Source::Upstream) {
                 self.origin.reach().map_err(FillError::from)?;
             }
-            let fetch = fetch(source, Arc::clone(&self.origin), *self.fill.digest(), assignment, self.sender.clone());
+            let fetch = fetch(source.clone(), Arc::clone(&self.origin), *self.fill.digest(), assignment, self.sender.clone());
             let handle = self.connections.spawn(fetch);
-            self.open.insert(id, Open { handle, source: number, kind });
+            self.open.insert(id, Open { handle, source, number });
         }
     }
 
@@ -205,7 +206,7 @@ impl Transfer {
         if !self.fill.feeds_replica.load(Ordering::Acquire) || !self.sources.ask_no_replica() {
             return;
         }
-        let theirs = self.open.iter().filter(|(_, open)| open.kind == FillSource::Replica);
+        let theirs = self.open.iter().filter(|(_, open)| matches!(open.source, Source::Replica(_)));
         let ids: Vec<_> = theirs.map(|(id, _)| *id).collect();
         for id in ids {
             self.abort(id);
@@ -240,11 +241,11 @@ impl Transfer {
     /// A piece came: the writer keeps what is not there yet. Ends a connection that has reached its end.
     fn accept(&mut self, id: ConnectionId, bytes: &Bytes, batch: &mut Vec<Piece>) -> Result<(), Stop> {
         if let Some(open) = self.open.get(&id) {
-            self.origin.metrics.all().filled(open.kind, bytes.len() as u64);
-            match open.kind {
-                FillSource::Upstream => self.origin.metrics.received(CacheKind::Blob, bytes.len() as u64),
-                FillSource::Bucket | FillSource::Replica => self.used_others = true,
+            self.origin.metrics.all().filled(open.source.kind(), bytes.len() as u64);
+            if open.source.is_beyond() {
+                self.origin.metrics.received(CacheKind::Blob, bytes.len() as u64);
             }
+            self.suspects.note(&open.source);
         }
         let (interval, done) = self.plan.advance(id, bytes.len() as u64);
         self.check_length(interval.end)?;
@@ -287,13 +288,19 @@ impl Transfer {
                 self.abort(other);
             }
         }
-        let kind = self.open.get(&id).map_or(FillSource::Upstream, |open| open.kind);
+        let source = self.open.get(&id).map_or(Source::Upstream, |open| open.source.clone());
+        if let Some(error) = self.contradiction(&source, total_bytes) {
+            if let Some(open) = self.open.get(&id) {
+                open.handle.abort();
+            }
+            return self.ended(id, Err(error));
+        }
         if !self.is_answered {
             self.is_answered = true;
             self.backoff = Backoff::new(self.limits.attempts);
-            self.fill.answered_by(kind);
+            self.fill.answered_by(source.kind());
         }
-        if let (FillSource::Upstream, None, Some(uploads)) = (kind, &self.upload, &self.uploads) {
+        if let (true, None, Some(uploads)) = (source.is_beyond(), &self.upload, &self.uploads) {
             self.upload = Some(uploads.begin(&self.fill));
         }
         if let Some(total_bytes) = total_bytes {
@@ -309,6 +316,15 @@ impl Transfer {
             }
         });
         Ok(())
+    }
+
+    /// A mirror that says another length than is known has something else.
+    fn contradiction(&self, source: &Source, told_bytes: Option<u64>) -> Option<UpstreamError> {
+        let (Source::Mirror(_), Some(told), Some(known)) = (source, told_bytes, self.total_bytes.or(self.expected_bytes)) else {
+            return None;
+        };
+        let detail = format!("a mirror says {} has {told} bytes, and it has {known}", self.fill.digest);
+        (told != known).then_some(UpstreamError::Lied { detail })
     }
 
     /// Upstream says how long the blob is.
@@ -340,11 +356,12 @@ impl Transfer {
             Err(error) => error,
         };
         tracing::debug!(digest = %self.fill.digest, at_bytes = finished.stood_at, %error, "a connection of a fill broke off");
-        match open.map(|open| self.sources.leave(open.source, &error)) {
+        let error = match open.map(|open| self.sources.leave(open.number, error.clone())) {
             Some(Next::Other) => return Ok(()),
-            Some(Next::Final) => return Err(Stop::Failed(error.into())),
-            Some(Next::Same) | None => {}
-        }
+            Some(Next::Final(error)) => return Err(Stop::Failed(error.into())),
+            Some(Next::Again(error)) => error,
+            None => error,
+        };
         let pause = self.backoff.pause(error).map_err(|error| Stop::Failed(error.into()))?;
         self.origin.metrics.all().fill_resumes.inc();
         self.paused_until = Some(Instant::now() + pause);
@@ -432,11 +449,15 @@ impl Transfer {
         let result = match &error {
             FillError::DigestMismatch { .. } => {
                 self.origin.metrics.all().digest_mismatch.inc();
-                if self.used_others {
-                    tracing::error!(%digest, rule, "the bucket, or another replica, has other bytes under this digest; it is fetched from upstream again");
-                    FillResult::Rotten
-                } else {
+                if self.suspects.is_empty() {
                     FillResult::DigestMismatch
+                } else {
+                    let mirrors = self.suspects.mirrors.len();
+                    tracing::error!(
+                        %digest, rule, others = self.suspects.others, mirrors,
+                        "the bucket, another replica or a mirror has other bytes under this digest; it is not asked for them for a while",
+                    );
+                    FillResult::Rotten
                 }
             }
             FillError::Dropped => FillResult::Dropped,

@@ -80,7 +80,7 @@ pub enum FillResult {
     Failed,
     /// The bytes did not match their digest.
     DigestMismatch,
-    /// The bytes of the bucket, or of another replica, did not match their digest.
+    /// Bytes of the bucket, another replica or a mirror among it, they did not match their digest.
     Rotten,
     /// Dropped because nobody followed it and room was needed, or by shutdown.
     Dropped,
@@ -112,10 +112,12 @@ pub enum FillSource {
     Replica,
     /// The upstream.
     Upstream,
+    /// A mirror of it.
+    Mirror,
 }
 
 impl FillSource {
-    pub(super) const ALL: [Self; 3] = [Self::Bucket, Self::Replica, Self::Upstream];
+    pub(super) const ALL: [Self; 4] = [Self::Bucket, Self::Replica, Self::Upstream, Self::Mirror];
 
     /// The label's value.
     #[must_use]
@@ -124,6 +126,32 @@ impl FillSource {
             Self::Bucket => "bucket",
             Self::Replica => "replica",
             Self::Upstream => "upstream",
+            Self::Mirror => "mirror",
+        }
+    }
+}
+
+/// What a mirror was good for, the label `result` of `headpond_mirror_requests_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MirrorResult {
+    /// It sent, or began to send, what it was asked for.
+    Answered,
+    /// It does not have it, or not for everybody.
+    Absent,
+    /// It gave no answer, or one that cannot be.
+    Failed,
+}
+
+impl MirrorResult {
+    pub(super) const ALL: [Self; 3] = [Self::Answered, Self::Absent, Self::Failed];
+
+    /// The label's value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Absent => "absent",
+            Self::Failed => "failed",
         }
     }
 }

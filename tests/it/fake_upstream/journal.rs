@@ -35,9 +35,15 @@ pub(crate) struct Exchange {
     pub(crate) accept_encoding: Option<String>,
     /// `User-Agent`.
     pub(crate) user_agent: Option<String>,
+    /// The client showed a certificate.
+    pub(crate) has_certificate: bool,
     /// 0 until it is answered.
     pub(crate) status: u16,
 }
+
+/// What the connection of a request tells of its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HasCertificate(pub(super) bool);
 
 pub(super) struct Journal {
     exchanges: Mutex<Vec<Exchange>>,
@@ -69,6 +75,7 @@ impl Journal {
             accept: header(header::ACCEPT),
             accept_encoding: header(header::ACCEPT_ENCODING),
             user_agent: header(header::USER_AGENT),
+            has_certificate: request.extensions().get() == Some(&HasCertificate(true)),
             status: 0,
         });
         self.changed.send_replace(());

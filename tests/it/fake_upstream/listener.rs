@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
@@ -10,6 +12,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::State;
+use super::journal::HasCertificate;
 use super::serve::{self, Role};
 
 /// Small, so that what was handed to a connection was nearly received.
@@ -74,16 +77,25 @@ async fn accept(listener: TcpListener, role: Role, state: Arc<State>) {
 
 /// Serves one connection to its end. That it breaks is what the faults are for.
 async fn serve(stream: TcpStream, role: Role, state: Arc<State>) {
-    let acceptor = state.tls.as_ref().map(|tls| tls.acceptor.clone());
-    let service = service_fn(move |request| serve::answer(Arc::clone(&state), role, request));
+    let acceptor = state.tls.as_ref().map(|tls| match role {
+        Role::Registry => tls.acceptor.clone(),
+        Role::Cdn => tls.cdn_acceptor.clone(),
+    });
+    let service = |has_certificate: bool| {
+        service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(HasCertificate(has_certificate));
+            serve::answer(Arc::clone(&state), role, request)
+        })
+    };
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().max_buf_size(SEND_BUFFER_BYTES as usize);
     server.http2().max_send_buf_size(SEND_BUFFER_BYTES as usize);
     match acceptor {
-        None => drop(server.serve_connection(TokioIo::new(stream), service).await),
+        None => drop(server.serve_connection(TokioIo::new(stream), service(false)).await),
         Some(acceptor) => {
             if let Ok(stream) = acceptor.accept(stream).await {
-                drop(server.serve_connection(TokioIo::new(stream), service).await);
+                let has_certificate = stream.get_ref().1.peer_certificates().is_some();
+                drop(server.serve_connection(TokioIo::new(stream), service(has_certificate)).await);
             }
         }
     }

@@ -2,11 +2,44 @@
 
 use headpond::telemetry::metrics::Metrics;
 use headpond::upstream::{
-    Aws, CredentialStores, Endpoint, Purpose, Unavailability, UpstreamBuildError, UpstreamError, UpstreamSettings, Url,
+    Aws, ClientCertificate, CredentialStores, Endpoint, Purpose, Unavailability, UpstreamBuildError, UpstreamError, UpstreamSettings, Url,
 };
 
 use super::{client, client_with, credential, drain, lie, name, reference, settings};
 use crate::fake_upstream::{FakeUpstream, Fault, On};
+
+fn certificate(pem: impl Into<secrecy::SecretString>) -> Option<ClientCertificate> {
+    Some(ClientCertificate { pem: pem.into() })
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_shown_to_the_upstream_alone() {
+    let fake = FakeUpstream::start_for_known_clients().await;
+    fake.put_image("x", "1", &[]);
+    let digest = fake.put_blob("content");
+    fake.require_bearer();
+    fake.redirect_blobs_to_cdn();
+    let client = client_with(&fake, |settings| {
+        settings.ca_pem = Some(fake.ca_pem());
+        settings.client_certificate = certificate(fake.client_pem());
+    });
+    client.get_manifest(&name("x"), &reference("1"), Purpose::Fetch).await.unwrap();
+    assert_eq!(drain(&mut client.get_blob(&name("x"), &digest, None).await.unwrap()).await.0, b"content");
+    let journal = fake.journal();
+    assert!(journal.iter().any(|exchange| exchange.at_cdn) && journal.iter().any(|exchange| exchange.path == "/token"));
+    for exchange in journal {
+        assert_eq!(exchange.has_certificate, !exchange.at_cdn, "{}", exchange.path);
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_that_needs_a_client_certificate_is_not_reached_without() {
+    let fake = FakeUpstream::start_for_known_clients().await;
+    let client = client_with(&fake, |settings| settings.ca_pem = Some(fake.ca_pem()));
+    let error = client.head_manifest(&name("x"), &reference("1"), Purpose::Fetch).await.unwrap_err();
+    assert!(matches!(error, UpstreamError::Unavailable { .. }), "{error}");
+    assert!(fake.journal().is_empty());
+}
 
 async fn with_image() -> FakeUpstream {
     let fake = FakeUpstream::start_tls().await;
@@ -80,6 +113,13 @@ async fn settings_that_cannot_work_are_refused() {
         let error = refused(&|settings| settings.ca_pem = Some(pem.to_vec()));
         assert!(matches!(error, UpstreamBuildError::Certificate(_) | UpstreamBuildError::Client(_)), "{error}");
     }
+    let (unusable, proxy) = ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "http://somebody:secret@:x");
+    for pem in ["nonsense", unusable] {
+        let error = refused(&|settings| settings.client_certificate = certificate(pem));
+        assert!(matches!(error, UpstreamBuildError::ClientCertificate(_)), "{error}");
+    }
+    let error = refused(&|settings| settings.proxies.https = Some(proxy.to_owned()));
+    assert_eq!(error, UpstreamBuildError::Proxy("HTTPS_PROXY"));
     assert_eq!(refused(&|settings| settings.credential = credential("a:b", "c")), UpstreamBuildError::Username);
 }
 

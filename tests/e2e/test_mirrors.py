@@ -1,0 +1,103 @@
+"""Two real registries with the same images, and one of them dies."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from parts import images
+from parts.headpond import Headpond
+from parts.images import Image
+from parts.proxy import Proxy
+from parts.registry import Registry, plain
+from parts.way import expected
+
+LAYER_BYTES = 24_000_000
+# Of a blob, what all registries together may send.
+MOST = 1.02
+
+
+class Source:
+    """A registry, and what stands before it to count."""
+
+    def __init__(self, folder: Path, cleanup: ExitStack):
+        self.registry: Registry = plain(folder)
+        cleanup.callback(self.registry.stop)
+        self.proxy = Proxy(self.registry.edge)
+        cleanup.callback(self.proxy.stop)
+
+    def kill(self) -> None:
+        """As when its machine dies: what is under way breaks, and there is nobody any more."""
+        self.registry.process.kill()
+        self.proxy.refuse()
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Iterator[list[Source]]:
+    with ExitStack() as cleanup:
+        yield [Source(tmp_path / name, cleanup) for name in ("primary", "first-mirror", "second-mirror")]
+
+
+def publish(sources: list[Source]) -> Image:
+    image = images.build("single", layer_bytes=LAYER_BYTES)
+    for source in sources:
+        source.registry.push(image)
+    return image
+
+
+def rules(sources: list[Source]) -> list[dict]:
+    primary, *mirrors = [source.proxy.edge.url for source in sources]
+    return [{"prefix": "hub", "upstream": primary, "mirrors": mirrors}, {"prefix": "ROOT", "upstream": primary, "mirrors": mirrors}]
+
+
+def pull_while_dying(headpond: Headpond, image: Image, dying: Source, pull: Callable[[], object]) -> None:
+    """Runs `pull`, and kills a registry once half of the largest blob is through."""
+    layer = image.largest_blob
+    gate = dying.proxy.hold_bodies(layer, len(image.blobs[layer]) // 2)
+    result: list[object] = []
+    client = threading.Thread(target=lambda: result.append(pull()))
+    client.start()
+    assert gate.reached.wait(60), "the blob was not asked for"
+    dying.kill()
+    client.join(120)
+    assert result, "the pull did not come to an end"
+
+
+def sent(sources: list[Source], digest: str) -> int:
+    return sum(source.proxy.journal.body_bytes(digest) for source in sources)
+
+
+@pytest.mark.parametrize("dying", ["upstream", "mirror"])
+def test_blob_of_a_registry_that_is_killed_goes_on_at_the_next(start_headpond, clients, sources, dying):
+    primary, mirror, _ = sources
+    image = publish(sources)
+    headpond = start_headpond(rules(sources))
+    way = clients.ways["skopeo"]
+    if dying == "mirror":
+        primary.kill()
+
+    pulled: list[object] = []
+    victim = primary if dying == "upstream" else mirror
+    pull_while_dying(headpond, image, victim, lambda: pulled.append(way.pull(headpond.edge, image, "tag")) or True)
+
+    assert pulled == [expected(image)]
+    layer = image.largest_blob
+    assert sent(sources, layer) <= MOST * len(image.blobs[layer])
+
+
+def test_mirror_that_is_behind_never_turns_back_a_tag(start_headpond, sources):
+    primary, mirror, _ = sources
+    old = publish(sources)
+    new = images.build("single", repository=old.repository, tag=old.tag)
+    primary.registry.push(new)
+    headpond = start_headpond([{**rule, "freshness": {"default": "0s"}} for rule in rules(sources)])
+    path = f"/v2/{old.repository}/manifests/{old.tag}"
+    assert headpond.get(path).digest == new.digest
+
+    primary.kill()
+
+    for _ in range(5):
+        assert headpond.get(path).digest == new.digest
+    assert mirror.proxy.journal.count(part=f"/manifests/{old.tag}") == 0
