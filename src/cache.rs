@@ -33,7 +33,7 @@ pub use backoff::Backoff;
 pub use blobs::{BlobAnswer, BlobDelivery};
 pub use bucket::Redirects;
 pub use error::CacheError;
-pub use fill::{FillError, FillLimits, Follower, UploadLimits};
+pub use fill::{FillError, FillLimits, Follower, Line, LineLimits, UploadLimits};
 pub use flight::{FlightAborted, Flights, Role};
 pub use freshness::StaleReason;
 pub use manifests::{CachedManifest, ManifestHeader};

@@ -11,6 +11,7 @@ pub mod credentials;
 mod default_rules;
 pub mod freshness;
 pub mod limits;
+pub mod line;
 pub mod listen;
 pub mod log;
 mod overrides;

@@ -76,6 +76,7 @@ impl Registry {
             needs_user: record.needs_user,
             source: record.source.into(),
             upstream: None,
+            line: Arc::default(),
             replicas: None,
             metrics: self.no_rule.clone(),
             freshness: FreshnessRule::default(),

@@ -8,7 +8,7 @@ use secrecy::SecretString;
 
 use super::{Config, Limits};
 use crate::access::{Authenticator, Authorizer, ReplicaCheck};
-use crate::cache::{CacheLimits, FillLimits, Redirects, RuleOrigin, UploadLimits};
+use crate::cache::{CacheLimits, FillLimits, Line, LineLimits, Redirects, RuleOrigin, UploadLimits};
 use crate::clock::Clock;
 use crate::config::{DeliveryMode, Rule, Storage};
 use crate::http::Gate;
@@ -48,6 +48,7 @@ impl Endpoints {
             let origin = RuleOrigin {
                 source: upstream.source().as_str().into(),
                 upstream: Some(upstream),
+                line: Arc::new(Line::new(line_limits(rule, &config.limits))),
                 replicas: self.replicas.clone(),
                 freshness: rule.freshness.clone(),
                 // Not `anonymous: true`: what outlives its rule must not outlive what the rule said of it.
@@ -75,6 +76,14 @@ fn upstream_settings(rule: &Rule, limits: &Limits) -> anyhow::Result<UpstreamSet
         password: SecretString::from(credentials.password.expose().to_owned()),
     });
     Ok(UpstreamSettings { base, ca_pem, credential, realms: rule.realms.clone(), limits: upstream_limits(limits) })
+}
+
+fn line_limits(rule: &Rule, limits: &Limits) -> LineLimits {
+    LineLimits {
+        connections: rule.line.connections.unwrap_or(limits.fill_connections),
+        max_connections: rule.line.max_connections,
+        max_bytes_per_second: rule.line.max_bandwidth,
+    }
 }
 
 pub(super) fn upstream_limits(limits: &Limits) -> UpstreamLimits {
@@ -106,7 +115,7 @@ pub(super) fn cache_limits(config: &Config) -> CacheLimits {
             max_fills: limits.max_fills,
             max_unfollowed: limits.max_unfollowed_fills,
             max_bypasses: limits.max_bypasses,
-            connections: limits.fill_connections,
+            parallel_above_bytes: limits.parallel_above,
             attempts: u32::try_from(limits.fill_attempts).unwrap_or(u32::MAX),
             max_blob_bytes: limits.max_blob_size,
         },

@@ -10,7 +10,9 @@ mod coverage;
 mod fills;
 mod follower;
 mod lend;
+mod line;
 mod plan;
+mod ramp;
 mod source;
 mod transfer;
 mod upload;
@@ -20,6 +22,7 @@ pub use bypass::Bypass;
 pub use coverage::Coverage;
 pub use fills::{FillLimits, Fills, Start, Verified};
 pub use follower::Follower;
+pub use line::{Line, LineLimits};
 pub use plan::{Assignment, ConnectionId, Finished, Plan};
 pub use upload::{UploadLimits, Uploads};
 
@@ -140,6 +143,8 @@ pub struct Fill {
     /// A demand has come.
     demanded: Notify,
     followers: AtomicUsize,
+    /// A follower has come.
+    followed: Notify,
     /// Another replica follows it, so it may wait for none.
     feeds_replica: AtomicBool,
     dropped: CancellationToken,
@@ -157,6 +162,7 @@ impl Fill {
             demands: Mutex::default(),
             demanded: Notify::new(),
             followers: AtomicUsize::new(0),
+            followed: Notify::new(),
             feeds_replica: AtomicBool::new(false),
             dropped: CancellationToken::new(),
         }

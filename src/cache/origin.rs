@@ -3,6 +3,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use super::fill::Line;
 use crate::config::FreshnessRule;
 use crate::oci::{Digest, RepositoryName};
 use crate::telemetry::metrics::RuleMetrics;
@@ -27,6 +28,8 @@ pub struct RuleOrigin {
     pub source: Arc<str>,
     /// `None` when the rule is gone and only what is cached can be served.
     pub upstream: Option<Upstream>,
+    /// How much of the line to upstream its blobs may use.
+    pub line: Arc<Line>,
     /// The other replicas; `None` where there are none.
     pub replicas: Option<Replicas>,
     /// How long tags are fresh.

@@ -175,6 +175,12 @@ pub(super) struct RawRule {
     pub(super) deny: Option<List<Text>>,
     /// How long a tag is served before upstream is asked again.
     pub(super) freshness: Option<RawFreshness>,
+    /// Connections that one large blob may come over. Default: `limits.fill_connections`.
+    pub(super) connections: Option<Text>,
+    /// Connections for blobs at one time, over all blobs of this rule. Default: no limit.
+    pub(super) max_connections: Option<Text>,
+    /// Bytes of blobs a second from this upstream, such as 100MiB. Default: no limit.
+    pub(super) max_bandwidth: Option<Text>,
 }
 
 /// Credentials for an upstream.

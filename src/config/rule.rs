@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::credentials::{self, Credentials};
 use super::default_rules::default_rules;
 use super::freshness::{self, FreshnessRule};
+use super::line::{self, LineRule};
 use super::pattern::Pattern;
 use super::prefix::Prefix;
 use super::problems::Problems;
@@ -42,6 +43,8 @@ pub struct Rule {
     pub deny: Vec<Pattern>,
     /// How long tags are fresh.
     pub freshness: FreshnessRule,
+    /// How much of the line to the upstream blobs may use.
+    pub line: LineRule,
 }
 
 impl Rule {
@@ -61,6 +64,7 @@ impl Rule {
             allow: Vec::new(),
             deny: Vec::new(),
             freshness: FreshnessRule::default(),
+            line: LineRule::default(),
         }
     }
 }
@@ -89,7 +93,8 @@ pub(super) fn validate_all(raw: Option<List<RawRule>>, directory: &Path, problem
     rules
 }
 
-fn validate(raw: RawRule, prefix: Option<Prefix>, path: &str, directory: &Path, problems: &mut Problems) -> Option<Rule> {
+fn validate(mut raw: RawRule, prefix: Option<Prefix>, path: &str, directory: &Path, problems: &mut Problems) -> Option<Rule> {
+    let line = line::validate(&mut raw, path, problems);
     let upstream = validate_upstream(raw.upstream.as_ref(), path, problems);
     let upstream_prefix = validate_upstream_prefix(raw.upstream_prefix.as_ref(), prefix.as_ref(), path, problems);
     let ca = raw.ca.map(|ca| directory.join(ca.0));
@@ -115,6 +120,7 @@ fn validate(raw: RawRule, prefix: Option<Prefix>, path: &str, directory: &Path, 
         allow,
         deny,
         freshness,
+        line,
     })
 }
 

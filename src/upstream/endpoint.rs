@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use super::admission::Circuit;
 use super::challenge::Challenge;
+use super::landings::Landings;
 use super::token::Tokens;
 use super::transport::Transport;
 use super::{Credential, SourceId, UpstreamSettings, address};
@@ -28,6 +29,8 @@ pub struct Endpoint {
     pub(super) challenge: ArcSwapOption<Challenge>,
     /// HEADs of blobs are refused though they may be had: ask for one byte at once.
     pub(super) refuses_blob_heads: AtomicBool,
+    /// Where redirects of blobs led.
+    pub(super) landings: Landings,
     /// The name and password as a header.
     pub(super) basic: Option<HeaderValue>,
     pub(super) circuit: Arc<Circuit>,
@@ -71,6 +74,7 @@ impl Endpoint {
             tokens: Tokens::new(settings.limits.max_tokens),
             challenge: ArcSwapOption::empty(),
             refuses_blob_heads: AtomicBool::new(false),
+            landings: Landings::new(),
             basic,
             circuit: Arc::new(Circuit::new(address::host_and_port(base), &settings.limits, clock.clone())),
             clock,

@@ -29,7 +29,7 @@ pub(super) struct Answer {
     pub(super) response: Response,
     pub(super) asked: Asked,
     /// It came from the upstream's own origin.
-    is_from_home: bool,
+    pub(super) is_from_home: bool,
 }
 
 impl Answer {
@@ -59,7 +59,7 @@ impl Upstream {
             Some(challenge) => self.authorization(challenge, question.repository, None).await.inspect_err(|error| self.doubt(error))?,
             None => None,
         };
-        let answer = self.follow(question, first.clone(), admission).await?;
+        let answer = self.follow(question, first.clone(), Some(admission)).await?;
         if answer.status() != StatusCode::UNAUTHORIZED || !answer.is_from_home {
             return Ok(answer);
         }
@@ -70,7 +70,16 @@ impl Upstream {
             return Ok(answer);
         }
         drop(answer);
-        self.follow(question, second, admission).await
+        self.follow(question, second, Some(admission)).await
+    }
+
+    /// Asks at a URL that the upstream redirected to before: without authorization, and whatever comes
+    /// says nothing of the upstream.
+    ///
+    /// # Errors
+    /// As [`Upstream::ask`].
+    pub(super) async fn ask_elsewhere(&self, question: &Question<'_>) -> Result<Answer, UpstreamError> {
+        self.follow(question, None, None).await
     }
 
     /// The remembered challenge did not lead to a token: the next request asks the upstream anew.
@@ -110,17 +119,17 @@ impl Upstream {
     }
 
     /// Sends the question, and after it where redirects lead. The authorization goes to the upstream's
-    /// own origin only: once left, it is dropped for good.
+    /// own origin only: once left, it is dropped for good. Without an admission it was left before.
     async fn follow(
         &self,
         question: &Question<'_>,
         authorization: Option<HeaderValue>,
-        admission: &mut Admission,
+        mut admission: Option<&mut Admission>,
     ) -> Result<Answer, UpstreamError> {
         let mut trail = Trail::new(question.url.clone(), self.endpoint.settings.limits.max_redirects);
         let mut headers = headers(question, authorization);
         let mut url = question.url.clone();
-        let mut is_from_home = true;
+        let mut is_from_home = admission.is_some();
         loop {
             let response = self.send(question, &url, &headers).await?;
             if !is_redirect(response.status()) {
@@ -131,7 +140,7 @@ impl Upstream {
             if !address::same_origin(&url, &next) {
                 headers.remove(AUTHORIZATION);
                 is_from_home = false;
-                if question.lane == Lane::Blobs {
+                if let (Lane::Blobs, Some(admission)) = (question.lane, &mut admission) {
                     // What a content network does with a blob says nothing of the registry.
                     admission.answered();
                 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::line::{LineShare, Place};
 use super::source::{Source, SourceStream};
 use super::{FillError, FillLimits, HELD_BACK_BYTES};
 use crate::cache::{Backoff, Origin};
@@ -63,6 +64,9 @@ impl Bypasses {
             kind: FillSource::Upstream,
             check: hasher.map(|hasher| Check { hasher, held: VecDeque::new(), held_bytes: 0, holds: false }),
             backoff: Backoff::new(self.attempts),
+            line: LineShare::of_bypass(Arc::clone(&origin.line)),
+            place: None,
+            owed_bytes: 0,
             _slot: slot,
         };
         bypass.connect().await?;
@@ -90,6 +94,11 @@ pub struct Bypass {
     /// `None` for an interval, which cannot be verified.
     check: Option<Check>,
     backoff: Backoff,
+    line: LineShare,
+    /// Of its connection to upstream, once it has one.
+    place: Option<Place>,
+    /// Bytes from upstream that the line has not been asked for yet.
+    owed_bytes: usize,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -172,6 +181,9 @@ impl Bypass {
             if self.position >= self.end.min(self.total_bytes.unwrap_or(u64::MAX)) {
                 return Ok(None);
             }
+            // Asked for before the next bytes, so that none is lost when this future is dropped.
+            self.line.take(self.owed_bytes).await;
+            self.owed_bytes = 0;
             let Some(stream) = &mut self.stream else {
                 self.connect().await?;
                 continue;
@@ -180,6 +192,7 @@ impl Bypass {
                 Some(Ok(bytes)) => {
                     self.origin.metrics.all().filled(self.kind, bytes.len() as u64);
                     if self.kind == FillSource::Upstream {
+                        self.owed_bytes = bytes.len();
                         self.origin.metrics.received(CacheKind::Blob, bytes.len() as u64);
                     }
                     if let Some(bytes) = self.take(&bytes) {
@@ -218,6 +231,9 @@ impl Bypass {
         loop {
             let source = self.bucket.take().map_or(Source::Upstream, Source::Bucket);
             self.kind = source.kind();
+            if self.kind == FillSource::Upstream && self.place.is_none() {
+                self.place = Some(self.line.place().await);
+            }
             match source.open(&self.origin, &self.digest, range.clone()).await {
                 Ok(stream) => {
                     let (known, told) = (self.total_bytes, stream.total_bytes());

@@ -29,8 +29,8 @@ pub struct FillLimits {
     pub max_unfollowed: usize,
     /// Clients that are streamed blobs which are not kept.
     pub max_bypasses: usize,
-    /// Connections of one fill.
-    pub connections: usize,
+    /// Longer blobs may come over several connections.
+    pub parallel_above_bytes: u64,
     /// Failures in a row, without a byte between them, that end a fill.
     pub attempts: u32,
     /// Longest blob.
