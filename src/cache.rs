@@ -17,6 +17,7 @@ mod manifests;
 mod memory;
 mod negative;
 mod origin;
+mod prefetch;
 mod pulled;
 mod referrers;
 mod replicas;
@@ -55,6 +56,7 @@ use crate::telemetry::metrics::{CacheResult, Metrics, UpkeepMetrics};
 use fill::{Fills, Uploads};
 use memory::Memory;
 use origin::OriginKey;
+use prefetch::Prefetches;
 use replicas::Through;
 use unrecorded::Unrecorded;
 
@@ -77,6 +79,8 @@ pub struct CacheLimits {
     pub retire_after: Duration,
     /// Manifests in memory, in bytes.
     pub memory_bytes: u64,
+    /// Blobs that are fetched before a client asks, at one time.
+    pub max_prefetches: usize,
     /// Those of fills.
     pub fills: FillLimits,
     /// Those of uploads to the bucket.
@@ -94,6 +98,7 @@ pub struct Cache {
     store: Arc<Store>,
     memory: Arc<Memory>,
     fills: Fills,
+    prefetches: Prefetches,
     clock: Clock,
     tasks: Tasks,
     limits: Arc<CacheLimits>,
@@ -127,6 +132,7 @@ impl Cache {
         let cache = Self {
             memory: Arc::new(Memory::new(&limits)),
             fills: Fills::new(store.blobs.clone(), bucket, limits.fills.clone(), tasks.clone()),
+            prefetches: Prefetches::new(limits.max_prefetches),
             through: Through::new(&tasks),
             revalidations: Flights::new(tasks.clone()),
             tag_reads: Flights::new(tasks.clone()),

@@ -51,6 +51,7 @@ impl Endpoints {
                 line: Arc::new(Line::new(line_limits(rule, &config.limits))),
                 replicas: self.replicas.clone(),
                 freshness: rule.freshness.clone(),
+                prefetch: rule.prefetch.clone(),
                 // Not `anonymous: true`: what outlives its rule must not outlive what the rule said of it.
                 needs_user: rule.credentials.is_some(),
                 metrics: rule_metrics,
@@ -111,6 +112,7 @@ pub(super) fn cache_limits(config: &Config) -> CacheLimits {
         pulled_interval: limits.pulled_interval,
         retire_after: limits.retire_after,
         memory_bytes: limits.memory_cache,
+        max_prefetches: limits.max_prefetches,
         fills: FillLimits {
             max_fills: limits.max_fills,
             max_unfollowed: limits.max_unfollowed_fills,

@@ -143,6 +143,8 @@ pub struct Fill {
     /// A demand has come.
     demanded: Notify,
     followers: AtomicUsize,
+    /// A client has followed it at some time.
+    was_followed: AtomicBool,
     /// A follower has come.
     followed: Notify,
     /// Another replica follows it, so it may wait for none.
@@ -162,6 +164,7 @@ impl Fill {
             demands: Mutex::default(),
             demanded: Notify::new(),
             followers: AtomicUsize::new(0),
+            was_followed: AtomicBool::new(false),
             followed: Notify::new(),
             feeds_replica: AtomicBool::new(false),
             dropped: CancellationToken::new(),
@@ -178,6 +181,25 @@ impl Fill {
     #[must_use]
     pub fn is_unfollowed(&self) -> bool {
         self.followers.load(Ordering::Acquire) == 0
+    }
+
+    /// Whether a client has asked for it at all.
+    fn was_followed(&self) -> bool {
+        self.was_followed.load(Ordering::Acquire)
+    }
+
+    /// A client follows it from now on.
+    fn follow(&self) {
+        self.followers.fetch_add(1, Ordering::AcqRel);
+        self.was_followed.store(true, Ordering::Release);
+        self.followed.notify_waiters();
+    }
+
+    /// Waits until nothing more is fetched, however that came.
+    pub(crate) async fn ended(&self) {
+        let mut progress = self.progress.subscribe();
+        // It cannot be closed while this is borrowed.
+        let _ = progress.wait_for(|progress| !matches!(progress.phase, Phase::Opening | Phase::Filling)).await;
     }
 
     /// Another replica follows it from now on.

@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::fill::Line;
-use crate::config::FreshnessRule;
+use crate::config::{FreshnessRule, Prefetch};
 use crate::oci::{Digest, RepositoryName};
 use crate::telemetry::metrics::RuleMetrics;
 use crate::upstream::{Replica, Replicas, Upstream, UpstreamError};
@@ -34,6 +34,8 @@ pub struct RuleOrigin {
     pub replicas: Option<Replicas>,
     /// How long tags are fresh.
     pub freshness: FreshnessRule,
+    /// What the first missing blob of an image brings with it.
+    pub prefetch: Prefetch,
     /// Whether only users may pull what comes through it.
     pub needs_user: bool,
     /// Where requests are counted.

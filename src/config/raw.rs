@@ -181,6 +181,17 @@ pub(super) struct RawRule {
     pub(super) max_connections: Option<Text>,
     /// Bytes of blobs a second from this upstream, such as 100MiB. Default: no limit.
     pub(super) max_bandwidth: Option<Text>,
+    /// What the first missing blob of an image brings with it: `off`, `image`, `all`, or a mapping. Default: off.
+    pub(super) prefetch: Option<TextOr<RawPrefetch>>,
+}
+
+/// What the first missing blob of an image brings with it.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(rename = "Prefetch", deny_unknown_fields)]
+#[serde(default)]
+pub(super) struct RawPrefetch {
+    /// The image's other blobs, and the same image for these platforms, such as linux/arm64.
+    pub(super) platforms: Option<List<Text>>,
 }
 
 /// Credentials for an upstream.

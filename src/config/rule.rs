@@ -7,6 +7,7 @@ use super::default_rules::default_rules;
 use super::freshness::{self, FreshnessRule};
 use super::line::{self, LineRule};
 use super::pattern::Pattern;
+use super::prefetch::{self, Prefetch};
 use super::prefix::Prefix;
 use super::problems::Problems;
 use super::raw::RawRule;
@@ -45,6 +46,8 @@ pub struct Rule {
     pub freshness: FreshnessRule,
     /// How much of the line to the upstream blobs may use.
     pub line: LineRule,
+    /// What the first missing blob of an image brings with it. Default: nothing.
+    pub prefetch: Prefetch,
 }
 
 impl Rule {
@@ -65,6 +68,7 @@ impl Rule {
             deny: Vec::new(),
             freshness: FreshnessRule::default(),
             line: LineRule::default(),
+            prefetch: Prefetch::Off,
         }
     }
 }
@@ -95,6 +99,7 @@ pub(super) fn validate_all(raw: Option<List<RawRule>>, directory: &Path, problem
 
 fn validate(mut raw: RawRule, prefix: Option<Prefix>, path: &str, directory: &Path, problems: &mut Problems) -> Option<Rule> {
     let line = line::validate(&mut raw, path, problems);
+    let prefetch = prefetch::validate(raw.prefetch, &format!("{path}.prefetch"), problems);
     let upstream = validate_upstream(raw.upstream.as_ref(), path, problems);
     let upstream_prefix = validate_upstream_prefix(raw.upstream_prefix.as_ref(), prefix.as_ref(), path, problems);
     let ca = raw.ca.map(|ca| directory.join(ca.0));
@@ -121,6 +126,7 @@ fn validate(mut raw: RawRule, prefix: Option<Prefix>, path: &str, directory: &Pa
         deny,
         freshness,
         line,
+        prefetch,
     })
 }
 

@@ -29,6 +29,7 @@ mod http;
 mod manifests;
 mod names;
 mod outage;
+mod prefetch;
 mod pull;
 mod referrers;
 mod reload;

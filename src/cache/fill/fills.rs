@@ -121,7 +121,7 @@ impl Fills {
         standing: Standing,
         verified: Verified,
     ) -> Start {
-        let mut running = self.lock();
+        let running = self.lock();
         // One that is over without the blob is still here until its task has ended; it helps nobody.
         if let Some(found) = running.get(&digest).filter(|found| !found.fill.is_given_up()) {
             if !found.admits(origin, standing) {
@@ -135,9 +135,7 @@ impl Fills {
         if let Ok(Some(blob)) = self.blobs.open(&digest) {
             return if standing == Standing::Vouched { Start::Here(blob) } else { Start::NotYours };
         }
-        // The bucket holds blobs of every source: what it has is taken only for those who may have it.
-        let upstream_only = self.rotten.contains_key(&digest);
-        let bucket = self.bucket.as_ref().filter(|_| standing == Standing::Vouched && !upstream_only).map(|(bucket, _)| bucket.clone());
+        let (upstream_only, bucket) = self.bucket_for(&digest, standing);
         let fill = Arc::new(Fill::new(digest, origin.key(), expected_bytes, bucket.clone()));
         let follower = self.follow(Arc::clone(&fill), origin, demand);
         if self.not_kept.contains_key(&digest) {
@@ -150,14 +148,57 @@ impl Fills {
             fill.refuse(self.limits.max_fills);
             return Start::Began(follower);
         }
+        let sources = Sources::new(Arc::clone(origin), digest, bucket, upstream_only);
+        self.launch(running, fill, origin, sources, verified);
+        Start::Began(follower)
+    }
+
+    /// Begins a fill that no client has asked for, where there is room for one. `None` if there is
+    /// none, or the blob is here, on its way, or could not be kept.
+    pub(in crate::cache) fn prefetch(
+        &self,
+        origin: &Arc<Origin>,
+        digest: Digest,
+        expected_bytes: u64,
+        standing: Standing,
+        verified: Verified,
+    ) -> Option<Arc<Fill>> {
+        let running = self.lock();
+        let unfollowed = under_way(&running).filter(|running| running.fill.is_unfollowed()).count();
+        let has_room = under_way(&running).count() < self.limits.max_fills && unfollowed < self.limits.max_unfollowed;
+        let is_here = || !matches!(self.blobs.open(&digest), Ok(None));
+        if !has_room || running.contains_key(&digest) || self.not_kept.contains_key(&digest) || is_here() {
+            return None;
+        }
+        let (upstream_only, bucket) = self.bucket_for(&digest, standing);
+        let fill = Arc::new(Fill::new(digest, origin.key(), Some(expected_bytes), bucket.clone()));
+        let sources = Sources::new(Arc::clone(origin), digest, bucket, upstream_only);
+        self.launch(running, Arc::clone(&fill), origin, sources, verified);
+        Some(fill)
+    }
+
+    /// Whether a blob comes from upstream alone, and the bucket if it does not. The bucket holds blobs of
+    /// every source: what it has is taken only for those who may have it.
+    fn bucket_for(&self, digest: &Digest, standing: Standing) -> (bool, Option<Bucket>) {
+        let upstream_only = self.rotten.contains_key(digest);
+        let bucket = self.bucket.as_ref().filter(|_| standing == Standing::Vouched && !upstream_only);
+        (upstream_only, bucket.map(|(bucket, _)| bucket.clone()))
+    }
+
+    fn launch(
+        &self,
+        mut running: MutexGuard<'_, HashMap<Digest, Running>>,
+        fill: Arc<Fill>,
+        origin: &Arc<Origin>,
+        sources: Sources,
+        verified: Verified,
+    ) {
         let number = running.values().map(|running| running.number).max().unwrap_or_default() + 1;
-        running.insert(digest, Running { fill: Arc::clone(&fill), origin: Arc::clone(origin), number });
+        running.insert(*fill.digest(), Running { fill: Arc::clone(&fill), origin: Arc::clone(origin), number });
         drop(running);
         let arrival = Arrival { fills: self.clone(), fill: Arc::clone(&fill) };
-        let sources = Sources::new(Arc::clone(origin), digest, bucket, upstream_only);
         let uploads = self.bucket.as_ref().map(|(_, uploads)| uploads.clone());
         self.spawn(Transfer::new(fill, Arc::clone(origin), self.limits.clone(), sources, uploads, verified), arrival);
-        Start::Began(follower)
     }
 
     /// Whether a fill of `digest` brings it, or has just brought it.
@@ -200,10 +241,11 @@ fn under_way(running: &HashMap<Digest, Running>) -> impl Iterator<Item = &Runnin
     running.values().filter(|running| running.fill.is_fetching())
 }
 
-/// Ends the fill that has been under way longest with nobody following. True if there was one.
+/// Ends a fill that nobody follows: one that nobody ever followed, or else the one that has been under
+/// way longest. True if there was one.
 fn drop_oldest_unfollowed(running: &HashMap<Digest, Running>) -> bool {
     let unfollowed = under_way(running).filter(|running| running.fill.is_unfollowed());
-    let Some(oldest) = unfollowed.min_by_key(|running| running.number) else { return false };
+    let Some(oldest) = unfollowed.min_by_key(|running| (running.fill.was_followed(), running.number)) else { return false };
     oldest.fill.drop_transfer();
     true
 }

@@ -20,7 +20,7 @@ const QUANTUM_BYTES: u64 = 64 * 1024;
 const MAKE_UP: Duration = Duration::from_millis(20);
 
 /// What a rule says of the line.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LineLimits {
     /// Connections of one blob.
     pub connections: usize,

@@ -2,7 +2,8 @@
 //!
 //! It begins with one connection and adds them one at a time. Each has to show that it helps: the
 //! rate of all together must rise by a part of what one connection brings. The first that does not
-//! is taken back, and nothing is tried again: a line that one connection fills stays with one.
+//! is taken back, and nothing is tried again: a line that one connection fills stays with one. So does
+//! one that brings more than is written.
 
 use std::time::Duration;
 
@@ -17,6 +18,18 @@ const WORTH_IT: Duration = Duration::from_secs(1);
 /// The part of one connection's fair share by which another one must raise the rate: 1/3.
 const LEAST_GAIN: u128 = 3;
 
+/// What came over one of the connections.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Received {
+    pub(super) bytes: u64,
+    /// It had to wait to be written, since much else had come.
+    pub(super) was_kept_waiting: bool,
+    /// Connections that bring bytes.
+    pub(super) delivering: usize,
+    /// Of the blob.
+    pub(super) missing_bytes: u64,
+}
+
 /// Decides how many connections share one blob.
 #[derive(Clone, Debug)]
 pub(super) struct Ramp {
@@ -28,6 +41,8 @@ pub(super) struct Ramp {
     began: Option<Instant>,
     /// Bytes since the rate counts.
     bytes: u64,
+    /// Of these, how many were kept waiting.
+    waited_bytes: u64,
     /// Nothing changes any more.
     is_settled: bool,
 }
@@ -36,7 +51,7 @@ impl Ramp {
     /// One connection, and at most `max`.
     #[must_use]
     pub(super) const fn new(max: usize) -> Self {
-        Self { max, allowed: 1, before: None, began: None, bytes: 0, is_settled: max <= 1 }
+        Self { max, allowed: 1, before: None, began: None, bytes: 0, waited_bytes: 0, is_settled: max <= 1 }
     }
 
     /// So many connections share the blob.
@@ -45,20 +60,21 @@ impl Ramp {
         self.allowed
     }
 
-    /// `bytes` came, while `delivering` connections bring bytes and `missing_bytes` are still to come.
-    pub(super) fn received(&mut self, bytes: u64, delivering: usize, missing_bytes: u64, now: Instant) {
-        if self.is_settled || (self.began.is_none() && delivering < self.allowed) {
+    /// Bytes came.
+    pub(super) fn received(&mut self, received: Received, now: Instant) {
+        if self.is_settled || (self.began.is_none() && received.delivering < self.allowed) {
             return;
         }
         let counts_from = *self.began.get_or_insert(now) + SETTLE;
         if now < counts_from {
             return;
         }
-        self.bytes += bytes;
+        self.bytes += received.bytes;
+        self.waited_bytes += if received.was_kept_waiting { received.bytes } else { 0 };
         let measured = now - counts_from;
         if measured >= MEASURE {
             let rate = u128::from(self.bytes) * 1000 / measured.as_millis().max(1);
-            self.step(u64::try_from(rate).unwrap_or(u64::MAX), missing_bytes);
+            self.step(u64::try_from(rate).unwrap_or(u64::MAX), received.missing_bytes);
         }
     }
 
@@ -77,12 +93,14 @@ impl Ramp {
         if !helped {
             self.allowed -= 1;
         }
-        if !helped || is_soon_done || self.allowed >= self.max {
+        let is_behind = self.waited_bytes > self.bytes / 2;
+        if !helped || is_soon_done || is_behind || self.allowed >= self.max {
             self.is_settled = true;
             return;
         }
         self.allowed += 1;
-        (self.before, self.began, self.bytes) = (Some(rate), None, 0);
+        (self.before, self.began) = (Some(rate), None);
+        (self.bytes, self.waited_bytes) = (0, 0);
     }
 }
 
@@ -93,13 +111,17 @@ mod tests {
     const MIB: u64 = 1024 * 1024;
     const TICK: Duration = Duration::from_millis(10);
 
+    const fn piece(bytes: u64, delivering: usize, missing_bytes: u64) -> Received {
+        Received { bytes, was_kept_waiting: false, delivering, missing_bytes }
+    }
+
     /// Lets bytes come for so long, at the rate that so many connections have together.
     fn run(ramp: &mut Ramp, now: &mut Instant, lasting: Duration, missing: u64, rate: impl Fn(usize) -> u64) {
         let end = *now + lasting;
         while *now < end {
             *now += TICK;
             let delivering = ramp.allowed();
-            ramp.received(rate(delivering) / 100, delivering, missing, *now);
+            ramp.received(piece(rate(delivering) / 100, delivering, missing), *now);
         }
     }
 
@@ -142,13 +164,26 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_faster_than_it_is_written_is_left_to_one() {
+        for (kept_waiting, expected) in [(6, 1), (4, 2)] {
+            let (mut ramp, mut now) = (Ramp::new(2), Instant::now());
+            for tick in 0..100 {
+                now += TICK;
+                let received = Received { was_kept_waiting: tick % 10 < kept_waiting, ..piece(MIB, 1, 500 * MIB) };
+                ramp.received(received, now);
+            }
+            assert_eq!(ramp.allowed(), expected, "{kept_waiting} of 10");
+        }
+    }
+
+    #[test]
     fn the_rate_counts_once_all_bring_bytes() {
         let (mut ramp, mut now) = (Ramp::new(2), Instant::now());
         run(&mut ramp, &mut now, SETTLE + MEASURE + TICK, 500 * MIB, |_| 20 * MIB);
         assert_eq!(ramp.allowed(), 2);
         for _ in 0..1000 {
             now += TICK;
-            ramp.received(MIB, 1, 500 * MIB, now);
+            ramp.received(piece(MIB, 1, 500 * MIB), now);
         }
         assert!(!ramp.is_settled, "the second one has not answered yet");
     }

@@ -60,6 +60,8 @@ pub(super) struct Transfer {
     ramp: Option<Ramp>,
     /// Its share of the line to upstream.
     line: Arc<LineShare>,
+    /// The connections wait for the writer.
+    is_behind: bool,
     /// Bytes that came, from anywhere.
     received_bytes: u64,
     backoff: Backoff,
@@ -100,6 +102,7 @@ impl Transfer {
             plan: Plan::new(line.connections(), expected_bytes.filter(|bytes| *bytes > 0)),
             ramp: None,
             line,
+            is_behind: false,
             received_bytes: 0,
             backoff: Backoff::opening(),
             paused_until: None,
@@ -192,6 +195,7 @@ impl Transfer {
 
     /// Acts on an event, and on the pieces that are queued behind it.
     async fn take(&mut self, event: Event, writer: &mut Option<Writer>) -> Result<(), Stop> {
+        self.is_behind = self.events.len() + 1 >= QUEUED_PIECES;
         let mut batch = Vec::new();
         let mut next = Some(event);
         let mut control = None;

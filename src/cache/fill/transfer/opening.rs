@@ -10,7 +10,7 @@ use super::{Stop, Transfer};
 use crate::cache::fill::FillError;
 use crate::cache::fill::connection::{Way, fetch};
 use crate::cache::fill::plan::ConnectionId;
-use crate::cache::fill::ramp::Ramp;
+use crate::cache::fill::ramp::{Ramp, Received};
 use crate::telemetry::metrics::FillSource;
 
 /// A connection that is under way.
@@ -87,17 +87,16 @@ impl Transfer {
         let missing_bytes = self.total_bytes.unwrap_or(u64::MAX).saturating_sub(self.received_bytes);
         let delivering = self.open.values().filter(|open| open.is_answered).count();
         if let Some(ramp) = &mut self.ramp {
-            ramp.received(bytes, delivering, missing_bytes, Instant::now());
+            ramp.received(Received { bytes, was_kept_waiting: self.is_behind, delivering, missing_bytes }, Instant::now());
         }
     }
 
     /// A connection failed. True if others that share the blob go on, so that it costs a connection
     /// and not the blob.
     pub(super) fn goes_on_with_fewer(&mut self) -> bool {
-        self.ramp.as_mut().is_some_and(|ramp| {
-            ramp.failed();
-            !self.open.is_empty()
-        })
+        let Some(ramp) = self.ramp.as_mut().filter(|_| !self.open.is_empty()) else { return false };
+        ramp.failed();
+        true
     }
 
     /// Lets go of other replicas, once one of them waits for this fill.
