@@ -1,7 +1,7 @@
 # Every way of running what is here. `make` alone lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test lint e2e e2e-long bench bench-store image image-test docs-errors
+.PHONY: help run test lint e2e e2e-long bench bench-shaped bench-store image image-test docs-errors
 
 ARGS ?=
 OUT ?= target/image
@@ -39,6 +39,10 @@ e2e-long: ## The parts of it that take minutes: a cap of 1 GiB under 5 GiB of pu
 
 bench: ## Measure the release binary beside its peers. Prints a table; nothing is pass or fail.
 	benches/peers/run.sh $(ARGS)
+
+bench-shaped: ## A cold layer over a long line and a wide one, beside a direct connection. ARGS='--rounds N --mb N --only WORD'.
+	cargo build --release --locked
+	HEADPOND_BINARY=$${HEADPOND_BINARY:-$(TARGET)/release/headpond} python3 benches/peers/shaped.py $(ARGS)
 
 bench-store: ## A store of a million blobs: start, walk, memory, evictions beside hits. ARGS='--blobs N --directory D'.
 	cargo bench --locked --bench store_of_a_million -- $(ARGS)

@@ -18,6 +18,7 @@ mod memory;
 mod mirrors;
 mod negative;
 mod origin;
+mod prefetch;
 mod pulled;
 mod referrers;
 mod replicas;
@@ -34,7 +35,7 @@ pub use backoff::Backoff;
 pub use blobs::{BlobAnswer, BlobDelivery};
 pub use bucket::Redirects;
 pub use error::CacheError;
-pub use fill::{FillError, FillLimits, Follower, UploadLimits};
+pub use fill::{FillError, FillLimits, Follower, Line, LineLimits, UploadLimits};
 pub use flight::{FlightAborted, Flights, Role};
 pub use freshness::StaleReason;
 pub use manifests::{CachedManifest, ManifestHeader};
@@ -58,6 +59,7 @@ use crate::telemetry::metrics::{CacheResult, Metrics, UpkeepMetrics};
 use fill::{Fills, Uploads};
 use memory::Memory;
 use origin::OriginKey;
+use prefetch::Prefetches;
 use replicas::Through;
 use unrecorded::Unrecorded;
 
@@ -80,6 +82,8 @@ pub struct CacheLimits {
     pub retire_after: Duration,
     /// Manifests in memory, in bytes.
     pub memory_bytes: u64,
+    /// Blobs that are fetched before a client asks, at one time.
+    pub max_prefetches: usize,
     /// Those of fills.
     pub fills: FillLimits,
     /// Those of uploads to the bucket.
@@ -97,6 +101,7 @@ pub struct Cache {
     store: Arc<Store>,
     memory: Arc<Memory>,
     fills: Fills,
+    prefetches: Prefetches,
     clock: Clock,
     tasks: Tasks,
     limits: Arc<CacheLimits>,
@@ -130,6 +135,7 @@ impl Cache {
         let cache = Self {
             memory: Arc::new(Memory::new(&limits)),
             fills: Fills::new(store.blobs.clone(), bucket, limits.fills.clone(), tasks.clone()),
+            prefetches: Prefetches::new(limits.max_prefetches),
             through: Through::new(&tasks),
             revalidations: Flights::new(tasks.clone()),
             tag_reads: Flights::new(tasks.clone()),

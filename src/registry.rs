@@ -20,7 +20,7 @@ pub use tags::{Page, TagsPage};
 
 use crate::access::Authorized;
 use crate::cache::{Cache, CacheError, Origin, RuleOrigin};
-use crate::config::{FreshnessRule, Prefix};
+use crate::config::{FreshnessRule, Prefetch, Prefix};
 use crate::oci::RepositoryName;
 use crate::rules::Target;
 use crate::telemetry::metrics::{Metrics, RuleMetrics};
@@ -77,9 +77,11 @@ impl Registry {
             source: record.source.into(),
             upstream: None,
             mirrors: Vec::new(),
+            line: Arc::default(),
             replicas: None,
             metrics: self.no_rule.clone(),
             freshness: FreshnessRule::default(),
+            prefetch: Prefetch::Off,
         };
         Ok(Origin { repository, remote, rule: Arc::new(rule), forwarded: false })
     }

@@ -19,6 +19,7 @@ mod endpoint;
 mod error;
 mod error_body;
 mod exchange;
+mod landings;
 mod link;
 mod manifest;
 mod proxies;

@@ -9,7 +9,7 @@ use secrecy::SecretString;
 
 use super::{Config, Limits};
 use crate::access::{Authenticator, Authorizer, ReplicaCheck};
-use crate::cache::{self, CacheLimits, FillLimits, Redirects, RuleOrigin, UploadLimits};
+use crate::cache::{self, CacheLimits, FillLimits, Line, LineLimits, Redirects, RuleOrigin, UploadLimits};
 use crate::clock::Clock;
 use crate::config::{self, Credentials, DeliveryMode, EcrAccount, Rule, Storage, UpstreamAddress};
 use crate::http::Gate;
@@ -53,8 +53,10 @@ impl Endpoints {
                 source: upstream.source().as_str().into(),
                 upstream: Some(upstream),
                 mirrors: self.mirrors(rule, &config.limits, &rule_metrics, &mut in_use)?,
+                line: Arc::new(Line::new(line_limits(rule, &config.limits))),
                 replicas: self.replicas.clone(),
                 freshness: rule.freshness.clone(),
+                prefetch: rule.prefetch.clone(),
                 // Not `anonymous: true`: what outlives its rule must not outlive what the rule said of it.
                 needs_user: rule.credentials.is_some(),
                 metrics: rule_metrics,
@@ -156,6 +158,14 @@ fn credential_source(credentials: &Credentials, upstream: &UpstreamAddress) -> C
     }
 }
 
+fn line_limits(rule: &Rule, limits: &Limits) -> LineLimits {
+    LineLimits {
+        connections: rule.line.connections.unwrap_or(limits.fill_connections),
+        max_connections: rule.line.max_connections,
+        max_bytes_per_second: rule.line.max_bandwidth,
+    }
+}
+
 pub(super) fn upstream_limits(limits: &Limits) -> UpstreamLimits {
     UpstreamLimits {
         connect_timeout: limits.connect_timeout,
@@ -181,11 +191,12 @@ pub(super) fn cache_limits(config: &Config) -> CacheLimits {
         pulled_interval: limits.pulled_interval,
         retire_after: limits.retire_after,
         memory_bytes: limits.memory_cache,
+        max_prefetches: limits.max_prefetches,
         fills: FillLimits {
             max_fills: limits.max_fills,
             max_unfollowed: limits.max_unfollowed_fills,
             max_bypasses: limits.max_bypasses,
-            connections: limits.fill_connections,
+            parallel_above_bytes: limits.parallel_above,
             attempts: u32::try_from(limits.fill_attempts).unwrap_or(u32::MAX),
             max_blob_bytes: limits.max_blob_size,
         },

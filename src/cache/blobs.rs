@@ -131,7 +131,10 @@ impl Cache {
         let (mut follower, began) = match self.fills.start(origin, *digest, demand, expected_bytes, standing, verified) {
             Start::Here(blob) => return file_answer(blob, range).map(Some),
             Start::NotYours => return Ok(None),
-            Start::Began(follower) => (follower, true),
+            Start::Began(follower) => {
+                self.prefetch_beside(origin, digest);
+                (follower, true)
+            }
             Start::Joined(follower) => (follower, false),
         };
         let total_bytes = follower.opened().await.inspect_err(|error| {
@@ -177,7 +180,7 @@ impl Cache {
     }
 
     /// Bytes that a repository's own upstream sent are its upstream's word.
-    fn vouch_when_verified(&self, origin: &Arc<Origin>, digest: &Digest) -> Verified {
+    pub(super) fn vouch_when_verified(&self, origin: &Arc<Origin>, digest: &Digest) -> Verified {
         let (cache, origin, digest) = (self.clone(), Arc::clone(origin), *digest);
         Box::new(move |length_bytes| Box::pin(async move { cache.vouch(&origin, digest, Some(length_bytes)).await }))
     }

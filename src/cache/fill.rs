@@ -10,7 +10,9 @@ mod coverage;
 mod fills;
 mod follower;
 mod lend;
+mod line;
 mod plan;
+mod ramp;
 mod source;
 mod suspects;
 mod transfer;
@@ -21,6 +23,7 @@ pub use bypass::Bypass;
 pub use coverage::Coverage;
 pub use fills::{FillLimits, Fills, Start, Verified};
 pub use follower::Follower;
+pub use line::{Line, LineLimits};
 pub use plan::{Assignment, ConnectionId, Finished, Plan};
 pub use upload::{UploadLimits, Uploads};
 
@@ -143,6 +146,10 @@ pub struct Fill {
     /// A demand has come.
     demanded: Notify,
     followers: AtomicUsize,
+    /// A client has followed it at some time.
+    was_followed: AtomicBool,
+    /// A follower has come.
+    followed: Notify,
     /// Another replica follows it, so it may wait for none.
     feeds_replica: AtomicBool,
     dropped: CancellationToken,
@@ -161,6 +168,8 @@ impl Fill {
             demands: Mutex::default(),
             demanded: Notify::new(),
             followers: AtomicUsize::new(0),
+            was_followed: AtomicBool::new(false),
+            followed: Notify::new(),
             feeds_replica: AtomicBool::new(false),
             dropped: CancellationToken::new(),
         }
@@ -176,6 +185,25 @@ impl Fill {
     #[must_use]
     pub fn is_unfollowed(&self) -> bool {
         self.followers.load(Ordering::Acquire) == 0
+    }
+
+    /// Whether a client has asked for it at all.
+    fn was_followed(&self) -> bool {
+        self.was_followed.load(Ordering::Acquire)
+    }
+
+    /// A client follows it from now on.
+    fn follow(&self) {
+        self.followers.fetch_add(1, Ordering::AcqRel);
+        self.was_followed.store(true, Ordering::Release);
+        self.followed.notify_waiters();
+    }
+
+    /// Waits until nothing more is fetched, however that came.
+    pub(crate) async fn ended(&self) {
+        let mut progress = self.progress.subscribe();
+        // It cannot be closed while this is borrowed.
+        let _ = progress.wait_for(|progress| !matches!(progress.phase, Phase::Opening | Phase::Filling)).await;
     }
 
     /// Another replica follows it from now on.

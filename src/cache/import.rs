@@ -75,6 +75,7 @@ impl Cache {
         for blob in &summary.blobs {
             self.remember_link(origin, blob.digest, Some(blob.size_bytes));
         }
+        self.expect_pull(origin, manifest.digest, &summary);
         for tag in self.memory.head_tags.remove(&key).unwrap_or_default() {
             // Unless the tag was told, or brought in, with another digest since.
             if let Some(memo) = self.memory.heads.get(&(origin.key(), tag.clone()))

@@ -52,6 +52,12 @@ pub(super) struct Memory {
     pub(super) vouched: Moka<OriginDigest, ()>,
     /// Blobs that a cached manifest refers to: size by the descriptor.
     pub(super) links: Moka<OriginDigest, Option<u64>>,
+    /// By blob, the image that named it last; only where rules prefetch, as are the next two.
+    pub(super) named_by: Moka<OriginDigest, Digest>,
+    /// By image, the index that named it last.
+    pub(super) indexed_by: Moka<OriginDigest, Digest>,
+    /// Images that have come in, and none of whose blobs was missed since.
+    pub(super) cold_images: Moka<OriginDigest, ()>,
     /// Blobs that the bucket has: their lengths.
     pub(super) in_bucket: Moka<Digest, u64>,
     /// Lists of tags as upstream sent them.
@@ -84,6 +90,9 @@ impl Memory {
             head_tags: Moka::new(MAX_ENTRIES),
             vouched: Moka::new(MAX_ENTRIES),
             links: Moka::new(MAX_ENTRIES),
+            named_by: Moka::new(MAX_ENTRIES),
+            indexed_by: Moka::new(MAX_ENTRIES),
+            cold_images: Moka::new(MAX_ENTRIES),
             in_bucket: Moka::builder().max_capacity(MAX_ENTRIES).time_to_live(IN_BUCKET_FOR).build(),
             tag_lists: Moka::builder().max_capacity(MAX_LISTED_TAGS).weigher(listed_tags).time_to_live(limits.tags_list_ttl).build(),
             old_tag_lists: Moka::builder().max_capacity(MAX_LISTED_TAGS).weigher(listed_tags).build(),

@@ -4,7 +4,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::Mirror;
-use crate::config::FreshnessRule;
+use super::fill::Line;
+use crate::config::{FreshnessRule, Prefetch};
 use crate::oci::{Digest, RepositoryName};
 use crate::telemetry::metrics::RuleMetrics;
 use crate::upstream::{Replica, Replicas, Upstream, UpstreamError};
@@ -30,10 +31,14 @@ pub struct RuleOrigin {
     pub upstream: Option<Upstream>,
     /// Its mirrors, in the order in which they are configured.
     pub mirrors: Vec<Mirror>,
+    /// How much of the line to upstream its blobs may use.
+    pub line: Arc<Line>,
     /// The other replicas; `None` where there are none.
     pub replicas: Option<Replicas>,
     /// How long tags are fresh.
     pub freshness: FreshnessRule,
+    /// What the first missing blob of an image brings with it.
+    pub prefetch: Prefetch,
     /// Whether only users may pull what comes through it.
     pub needs_user: bool,
     /// Where requests are counted.

@@ -15,7 +15,7 @@ const HEADER_BYTES: std::ops::RangeInclusive<u64> = 8 * 1024..=1024 * 1024;
 /// Bounds of `upload_part`: S3 takes no smaller parts, and each one is in memory.
 const UPLOAD_PART_BYTES: std::ops::RangeInclusive<u64> = 5 * 1024 * 1024..=1024 * 1024 * 1024;
 /// Limits for which 0 means something: "none" or "at once".
-const MAY_BE_ZERO: [&str; 20] = [
+const MAY_BE_ZERO: [&str; 21] = [
     "max_redirects",
     "circuit_cooldown",
     "revalidate_wait",
@@ -23,6 +23,7 @@ const MAY_BE_ZERO: [&str; 20] = [
     "negative_ttl",
     "max_unfollowed_fills",
     "max_bypasses",
+    "parallel_above",
     "memory_cache",
     "tags_list_ttl",
     "shutdown_delay",
@@ -97,10 +98,14 @@ limits! {
     max_fills: usize = 256;
     /// Of these, how many may be without a client.
     max_unfollowed_fills: usize = 32;
+    /// Blobs that are fetched before a client asks for them, at one time.
+    max_prefetches: usize = 4;
     /// Clients that are streamed a blob which is not kept, at one time.
     max_bypasses: usize = 64;
-    /// Connections upstream that one blob may use.
+    /// Connections upstream that one blob may use; a rule's `connections` goes before.
     fill_connections: usize = 4;
+    /// Longer blobs may come over several connections.
+    parallel_above: u64 = 32 MiB;
     /// Attempts of a transfer in a row that bring no byte, before it fails.
     fill_attempts: usize = 5;
     /// Manifests kept in memory.
@@ -261,6 +266,16 @@ pub(super) fn size(raw: Option<Text>, path: &str, problems: &mut Problems) -> Op
         problems.add(path, format!("`{text}` is not a size"), <u64 as Limit>::HINT);
     }
     size
+}
+
+/// Reads a count at `path`, of 1 or more; `None` where it is left out or wrong.
+pub(super) fn count(raw: Option<Text>, path: &str, problems: &mut Problems) -> Option<usize> {
+    let Text(text) = raw?;
+    let count = <usize as Limit>::parse(&text).filter(|count| *count > 0);
+    if count.is_none() {
+        problems.add(path, format!("`{text}` is not a count from 1 to 1,000,000"), "leave it out for its default");
+    }
+    count
 }
 
 pub(super) fn validate(raw: Option<RawLimits>, problems: &mut Problems) -> Limits {

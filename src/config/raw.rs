@@ -183,6 +183,23 @@ pub(super) struct RawRule {
     pub(super) freshness: Option<RawFreshness>,
     /// While upstream tells that no more than so many pulls are left, tags are not confirmed, and the rest is kept for what is not cached. Default: 0, which is off.
     pub(super) quota_floor: Option<u64>,
+    /// Connections that one large blob may come over. Default: `limits.fill_connections`.
+    pub(super) connections: Option<Text>,
+    /// Connections for blobs at one time, over all blobs of this rule. Default: no limit.
+    pub(super) max_connections: Option<Text>,
+    /// Bytes of blobs a second from this upstream, such as 100MiB. Default: no limit.
+    pub(super) max_bandwidth: Option<Text>,
+    /// What the first missing blob of an image brings with it: `off`, `image`, `all`, or a mapping. Default: off.
+    pub(super) prefetch: Option<TextOr<RawPrefetch>>,
+}
+
+/// What the first missing blob of an image brings with it.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(rename = "Prefetch", deny_unknown_fields)]
+#[serde(default)]
+pub(super) struct RawPrefetch {
+    /// The image's other blobs, and the same image for these platforms, such as linux/arm64.
+    pub(super) platforms: Option<List<Text>>,
 }
 
 /// A mirror of an upstream. It is asked without the rule's credentials.

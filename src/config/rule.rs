@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use super::credentials::{self, Credentials};
 use super::default_rules::default_rules;
 use super::freshness::{self, FreshnessRule};
+use super::line::{self, LineRule};
 use super::mirrors::{self, Mirror};
 use super::network::{self, ClientCertificate, PrivateHosts};
 use super::pattern::Pattern;
+use super::prefetch::{self, Prefetch};
 use super::prefix::Prefix;
 use super::problems::Problems;
 use super::raw::RawRule;
@@ -52,6 +54,10 @@ pub struct Rule {
     pub freshness: FreshnessRule,
     /// Pulls of the upstream's quota that are kept for what is not cached. Default: 0, none.
     pub quota_floor: u64,
+    /// How much of the line to the upstream blobs may use.
+    pub line: LineRule,
+    /// What the first missing blob of an image brings with it. Default: nothing.
+    pub prefetch: Prefetch,
 }
 
 impl Rule {
@@ -75,6 +81,8 @@ impl Rule {
             deny: Vec::new(),
             freshness: FreshnessRule::default(),
             quota_floor: 0,
+            line: LineRule::default(),
+            prefetch: Prefetch::Off,
         }
     }
 }
@@ -103,7 +111,9 @@ pub(super) fn validate_all(raw: Option<List<RawRule>>, directory: &Path, problem
     rules
 }
 
-fn validate(raw: RawRule, prefix: Option<Prefix>, path: &str, directory: &Path, problems: &mut Problems) -> Option<Rule> {
+fn validate(mut raw: RawRule, prefix: Option<Prefix>, path: &str, directory: &Path, problems: &mut Problems) -> Option<Rule> {
+    let line = line::validate(&mut raw, path, problems);
+    let prefetch = prefetch::validate(raw.prefetch, &format!("{path}.prefetch"), problems);
     let upstream = validate_upstream(raw.upstream.as_ref(), path, problems);
     let upstream_prefix = validate_upstream_prefix(raw.upstream_prefix.as_ref(), prefix.as_ref(), path, problems);
     let mirrors = mirrors::validate(raw.mirrors, upstream.as_ref(), &format!("{path}.mirrors"), directory, problems);
@@ -139,6 +149,8 @@ fn validate(raw: RawRule, prefix: Option<Prefix>, path: &str, directory: &Path, 
         deny,
         freshness,
         quota_floor: raw.quota_floor.unwrap_or(0),
+        line,
+        prefetch,
     })
 }
 

@@ -52,6 +52,8 @@ pub struct Families {
     token_requests: IntCounterVec,
     /// `headpond_fills_inflight`.
     pub fills_inflight: IntGauge,
+    /// `headpond_prefetches_total`: blobs that began to come before a client asked.
+    pub prefetches: IntCounter,
     /// `headpond_followers_inflight`.
     pub followers_inflight: IntGauge,
     /// `headpond_bypasses_inflight`.
@@ -118,6 +120,7 @@ impl Families {
             ))?,
             token_requests: d.counters("headpond_upstream_token_requests_total", "Token requests by outcome.", &["rule", "outcome"])?,
             fills_inflight: d.gauge("headpond_fills_inflight", "Blobs on their way in.")?,
+            prefetches: d.counter("headpond_prefetches_total", "Blobs that began to come before a client asked for them.")?,
             followers_inflight: d.gauge("headpond_followers_inflight", "Clients that read a blob on its way in.")?,
             bypasses_inflight: d.gauge("headpond_bypasses_inflight", "Clients that are streamed a blob which is not kept.")?,
             fills: d.counters("headpond_fills_total", "Fills by how they ended.", &["result"])?,

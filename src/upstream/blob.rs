@@ -12,6 +12,7 @@ use super::admission::Admission;
 use super::circuit::{Asking, Purpose};
 use super::content_range::ContentRange;
 use super::exchange::{Answer, Question};
+use super::landings::Landing;
 use super::stall::StallWatch;
 use super::status::{Asked, check_uncompressed, content_length};
 use super::transport::{Lane, unavailable};
@@ -32,6 +33,8 @@ pub struct BlobStream {
     max_bytes: u64,
     stall: StallWatch,
     is_over: bool,
+    /// Forgotten when the body breaks off.
+    landing: Option<Landing>,
 }
 
 impl Upstream {
@@ -48,7 +51,7 @@ impl Upstream {
 
     /// The bytes of a blob, or of the half-open `range` of it (an end of [`u64::MAX`] is open). What comes
     /// may be more than the range, when the upstream ignores it, or less; see [`BlobStream::start`]
-    /// and [`BlobStream::end`].
+    /// and [`BlobStream::end`]. Where a redirect led a moment ago, ranges are asked for at once.
     ///
     /// # Errors
     /// Every [`UpstreamError`]; [`UpstreamError::Lied`] also when the range does not exist or another comes.
@@ -58,6 +61,11 @@ impl Upstream {
         digest: &Digest,
         range: Option<Range<u64>>,
     ) -> Result<BlobStream, UpstreamError> {
+        if let Some(range) = &range
+            && let Some(outcome) = self.ask_landing(repository, digest, range).await
+        {
+            return outcome;
+        }
         let mut admission = self.admit(Asking::Blob, Purpose::Fetch)?;
         let outcome = self.in_time(self.ask_bytes(repository, digest, range, &mut admission)).await;
         admission.settle(&outcome);
@@ -102,9 +110,44 @@ impl Upstream {
     ) -> Result<BlobStream, UpstreamError> {
         let header = range.as_ref().and_then(range_header);
         let answer = self.ask(&self.blob_question(Method::GET, repository, digest, header), admission).await?;
+        let landing = self.endpoint.landings.of(repository, digest);
+        if !answer.is_from_home && answer.status().is_success() {
+            landing.remember(answer.asked.url.clone());
+        }
+        self.bytes_of(answer, range, landing).await
+    }
+
+    /// Asks where the upstream redirected to a moment ago. `None` if it did not, or if that is over.
+    async fn ask_landing(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        range: &Range<u64>,
+    ) -> Option<Result<BlobStream, UpstreamError>> {
+        let landing = self.endpoint.landings.of(repository, digest);
+        let url = landing.url()?;
+        let question = Question { url, ..self.blob_question(Method::GET, repository, digest, range_header(range)) };
+        let outcome = async {
+            match self.in_time(self.ask_there(&question)).await? {
+                // Expired, most of all.
+                answer if matches!(answer.status().as_u16(), 401 | 403 | 404 | 410) => Ok(None),
+                answer => self.bytes_of(answer, Some(range.clone()), landing.clone()).await.map(Some),
+            }
+        };
+        let outcome = outcome.await.transpose();
+        if !matches!(outcome, Some(Ok(_))) {
+            landing.forget();
+        }
+        outcome
+    }
+
+    async fn bytes_of(&self, answer: Answer, range: Option<Range<u64>>, landing: Landing) -> Result<BlobStream, UpstreamError> {
         let limits = &self.endpoint.settings.limits;
         match (answer.status(), range) {
-            (StatusCode::OK | StatusCode::PARTIAL_CONTENT, range) => BlobStream::of(answer, range.as_ref(), limits),
+            (StatusCode::OK | StatusCode::PARTIAL_CONTENT, range) => {
+                let stream = BlobStream::of(answer, range.as_ref(), limits)?;
+                Ok(BlobStream { landing: Some(landing), ..stream })
+            }
             (StatusCode::RANGE_NOT_SATISFIABLE, Some(range)) => {
                 let total = content_range(answer.headers()).and_then(|range| range.total_bytes);
                 let length = total.map_or_else(|| "tells no length".to_owned(), |total| format!("has {total} bytes"));
@@ -192,6 +235,7 @@ impl BlobStream {
             max_bytes: end.unwrap_or(limits.max_blob_bytes).saturating_sub(start),
             stall: StallWatch::new(limits.stall_timeout, limits.min_progress_bytes),
             is_over: false,
+            landing: None,
         })
     }
 
@@ -216,7 +260,9 @@ impl BlobStream {
             Ok(Ok(Some(piece))) => self.received(piece),
             Ok(Ok(None)) => {
                 self.is_over = true;
-                return self.missing().map(Err);
+                let missing = self.missing();
+                self.forget_landing(missing.is_some());
+                return missing.map(Err);
             }
             Ok(Err(error)) => Err(unavailable(&error, &self.asked.url)),
             Err(_) => Err(UpstreamError::unavailable(
@@ -225,7 +271,14 @@ impl BlobStream {
             )),
         };
         self.is_over = piece.is_err();
+        self.forget_landing(piece.is_err());
         Some(piece)
+    }
+
+    fn forget_landing(&self, broke_off: bool) {
+        if let Some(landing) = self.landing.as_ref().filter(|_| broke_off) {
+            landing.forget();
+        }
     }
 
     fn received(&mut self, piece: Bytes) -> Result<Bytes, UpstreamError> {

@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use super::admission::Circuit;
 use super::challenge::Challenge;
+use super::landings::Landings;
 use super::reach::Reach;
 use super::token::Tokens;
 use super::transport::Transport;
@@ -29,6 +30,8 @@ pub struct Endpoint {
     pub(super) refuses_blob_heads: AtomicBool,
     /// Who asks; none is anybody.
     pub(super) credentials: Option<Arc<CredentialStore>>,
+    /// Where redirects of blobs led.
+    pub(super) landings: Landings,
     pub(super) circuit: Arc<Circuit>,
     pub(super) clock: Clock,
 }
@@ -79,6 +82,7 @@ impl Endpoint {
             challenge: ArcSwapOption::empty(),
             refuses_blob_heads: AtomicBool::new(false),
             credentials,
+            landings: Landings::new(),
             circuit: Arc::new(Circuit::new(address::host_and_port(base), &settings.limits, clock.clone())),
             clock,
             settings,

@@ -31,7 +31,7 @@ pub(super) struct Answer {
     pub(super) response: Response,
     pub(super) asked: Asked,
     /// It came from the upstream's own origin.
-    is_from_home: bool,
+    pub(super) is_from_home: bool,
 }
 
 impl Answer {
@@ -78,7 +78,7 @@ impl Upstream {
             Some(challenge) => self.authorization(challenge, question.repository, None).await.inspect_err(|error| self.doubt(error))?,
             None => None,
         };
-        let answer = self.follow(question, first.clone(), admission).await?;
+        let answer = self.follow(question, first.clone(), Some(admission)).await?;
         if !self.is_refused(&answer, remembered.as_deref()) {
             return Ok(answer);
         }
@@ -89,14 +89,14 @@ impl Upstream {
             return Ok(answer);
         }
         drop(answer);
-        let answer = self.follow(question, second.clone(), admission).await?;
+        let answer = self.follow(question, second.clone(), Some(admission)).await?;
         let is_first_use = first.is_none() && *challenge == Challenge::Basic;
         if !is_first_use || !self.is_refused(&answer, Some(&challenge)) {
             return Ok(answer);
         }
         match self.authorization(&challenge, question.repository, second.as_ref()).await? {
             None => Ok(answer),
-            third => self.follow(question, third, admission).await,
+            third => self.follow(question, third, Some(admission)).await,
         }
     }
 
@@ -121,8 +121,17 @@ impl Upstream {
         let token = self.endpoint.tokens.get(self.token_request(&bearer, scope, None), None).await?;
         drop(refused);
         let again = Question { url: there, ..question.clone() };
-        let answer = self.follow(&again, Some(token.header), admission).await?;
+        let answer = self.follow(&again, Some(token.header), Some(admission)).await?;
         Ok(Answer { is_from_home: false, ..answer })
+    }
+
+    /// Asks at a URL that the upstream redirected to before: without authorization, and whatever comes
+    /// says nothing of the upstream.
+    ///
+    /// # Errors
+    /// As [`Upstream::ask`].
+    pub(super) async fn ask_there(&self, question: &Question<'_>) -> Result<Answer, UpstreamError> {
+        self.follow(question, None, None).await
     }
 
     /// The remembered challenge did not lead to a token: the next request asks the upstream anew.
@@ -203,17 +212,17 @@ impl Upstream {
     }
 
     /// Sends the question, and after it where redirects lead. The authorization goes to the upstream's
-    /// own origin only: once left, it is dropped for good.
+    /// own origin only: once left, it is dropped for good. Without an admission it was left before.
     async fn follow(
         &self,
         question: &Question<'_>,
         authorization: Option<HeaderValue>,
-        admission: &mut Admission,
+        mut admission: Option<&mut Admission>,
     ) -> Result<Answer, UpstreamError> {
         let mut trail = Trail::new(question.url.clone(), self.endpoint.settings.limits.max_redirects, &self.endpoint.reach);
         let mut headers = headers(question, authorization);
         let mut url = question.url.clone();
-        let mut is_from_home = true;
+        let mut is_from_home = admission.is_some();
         loop {
             let response = self.send(question, &url, &headers).await?;
             if !is_redirect(response.status()) {
@@ -224,7 +233,7 @@ impl Upstream {
             if !address::same_origin(&url, &next) {
                 headers.remove(AUTHORIZATION);
                 is_from_home = false;
-                if question.lane == Lane::Blobs {
+                if let (Lane::Blobs, Some(admission)) = (question.lane, &mut admission) {
                     // What a content network does with a blob says nothing of the registry.
                     admission.answered();
                 }

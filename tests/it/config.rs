@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use headpond::config::{Config, ConfigProblems, Credentials, LogFormat, Overrides, Prefix, Scheme};
+use headpond::config::{Config, ConfigProblems, Credentials, LogFormat, Overrides, Prefetch, Prefix, Scheme};
+use headpond::oci::Platform;
 
 fn parse(text: &str) -> Config {
     Config::parse(text, Path::new("/etc/headpond")).unwrap()
@@ -224,6 +225,35 @@ fn storage_that_cannot_be_is_refused() {
     ] {
         assert!(paths(text).iter().any(|found| found == path), "{text}: {:?}", paths(text));
     }
+}
+
+/// What is wrong with a rule of these further keys.
+fn wrong_in_rule(keys: &str) -> Vec<String> {
+    paths(&format!("rules: [{{prefix: up, upstream: quay.io, {keys}}}]"))
+}
+
+#[test]
+fn a_rule_says_how_blobs_come() {
+    let rule = |keys: &str| parse(&format!("rules: [{{prefix: up, upstream: quay.io, {keys}}}]")).rules.remove(0);
+    let line = rule("connections: 8, max_connections: 16, max_bandwidth: 100MiB").line;
+    assert_eq!((line.connections, line.max_connections, line.max_bandwidth), (Some(8), Some(16), Some(100 << 20)));
+    assert_eq!(wrong_in_rule("connections: 0"), ["rules[0].connections"]);
+    assert_eq!(wrong_in_rule("max_connections: many"), ["rules[0].max_connections"]);
+    assert_eq!(wrong_in_rule("max_bandwidth: 1KiB"), ["rules[0].max_bandwidth"]);
+    let arm = Prefetch::Platforms(vec![Platform::parse("linux/arm64").unwrap()]);
+    for (keys, prefetch) in [
+        ("", Prefetch::Off),
+        ("prefetch: off", Prefetch::Off),
+        ("prefetch: image", Prefetch::Image),
+        ("prefetch: all", Prefetch::All),
+        ("prefetch: {platforms: linux/arm64}", arm.clone()),
+        ("prefetch: {platforms: [linux/arm64]}", arm),
+    ] {
+        assert_eq!(rule(keys).prefetch, prefetch, "{keys}");
+    }
+    assert_eq!(wrong_in_rule("prefetch: everything"), ["rules[0].prefetch"]);
+    assert_eq!(wrong_in_rule("prefetch: {platforms: []}"), ["rules[0].prefetch.platforms"]);
+    assert_eq!(wrong_in_rule("prefetch: {platforms: [arm64]}"), ["rules[0].prefetch.platforms[0]"]);
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod full;
 mod leaving;
 mod lies;
 mod nth_fault;
+mod parallel;
 mod ranges;
 mod registries;
 mod vouching;

@@ -34,6 +34,7 @@ mod manifests;
 mod mirrors;
 mod names;
 mod outage;
+mod prefetch;
 mod proxies;
 mod pull;
 mod quota;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::line::{LineShare, Place};
 use super::source::{Next, Source, SourceStream, Sources};
 use super::suspects::{Rotten, Suspects};
 use super::{FillError, FillLimits, HELD_BACK_BYTES};
@@ -71,6 +72,9 @@ impl Bypasses {
             rotten: self.rotten.clone(),
             check: hasher.map(|hasher| Check { hasher, held: VecDeque::new(), held_bytes: 0, holds: false }),
             backoff: Backoff::new(self.attempts),
+            line: LineShare::of_bypass(Arc::clone(&origin.line)),
+            place: None,
+            owed_bytes: 0,
             _slot: slot,
         };
         bypass.connect().await?;
@@ -101,6 +105,11 @@ pub struct Bypass {
     /// `None` for an interval, which cannot be verified.
     check: Option<Check>,
     backoff: Backoff,
+    line: LineShare,
+    /// Of its connection to upstream, once it has one.
+    place: Option<Place>,
+    /// Bytes from upstream that the line has not been asked for yet.
+    owed_bytes: usize,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -186,6 +195,9 @@ impl Bypass {
             if self.position >= self.end.min(self.total_bytes.unwrap_or(u64::MAX)) {
                 return Ok(None);
             }
+            // Asked for before the next bytes, so that none is lost when this future is dropped.
+            self.line.take(self.owed_bytes).await;
+            self.owed_bytes = 0;
             let Some(stream) = &mut self.stream else {
                 self.connect().await?;
                 continue;
@@ -195,6 +207,7 @@ impl Bypass {
                     self.suspects.note(&self.source);
                     self.origin.metrics.all().filled(self.source.kind(), bytes.len() as u64);
                     if self.source.is_beyond() {
+                        self.owed_bytes = bytes.len();
                         self.origin.metrics.received(CacheKind::Blob, bytes.len() as u64);
                     }
                     if let Some(bytes) = self.take(&bytes) {
@@ -232,6 +245,9 @@ impl Bypass {
         let range = (self.position > 0 || self.end < u64::MAX).then_some(self.position..self.end);
         loop {
             (self.number, self.source) = self.sources.current();
+            if self.source.is_beyond() && self.place.is_none() {
+                self.place = Some(self.line.place().await);
+            }
             match self.source.open(&self.origin, &self.digest, range.clone()).await {
                 Ok(stream) => {
                     let (known, told) = (self.total_bytes, stream.total_bytes());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::line::{LineShare, Place};
 use super::plan::{Assignment, ConnectionId};
 use super::source::Source;
 use crate::cache::Origin;
@@ -29,10 +30,33 @@ pub(super) enum Event {
     },
 }
 
+/// How a connection gets to its source.
+pub(super) enum Way {
+    /// Nothing is in its way.
+    Free,
+    /// Over the line to upstream, with a place on it or waiting for one.
+    Line(Arc<LineShare>, Option<Place>),
+}
+
 /// Asks, and hands on what comes.
-pub(super) async fn fetch(source: Source, origin: Arc<Origin>, digest: Digest, assignment: Assignment, events: mpsc::Sender<Event>) {
+pub(super) async fn fetch(
+    source: Source,
+    origin: Arc<Origin>,
+    digest: Digest,
+    assignment: Assignment,
+    way: Way,
+    events: mpsc::Sender<Event>,
+) {
     let id = assignment.id;
+    let (line, place) = match way {
+        Way::Free => (None, None),
+        Way::Line(line, place) => (Some(line), place),
+    };
     let result = async {
+        let _place = match (&line, place) {
+            (Some(line), None) => Some(line.place().await),
+            (_, place) => place,
+        };
         let mut stream = source.open(&origin, &digest, assignment.range.clone()).await?;
         let ignored_range = assignment.range.is_some_and(|range| stream.is_more_than(&range));
         let opened = Event::Opened { id, ignored_range, total_bytes: stream.total_bytes() };
@@ -40,7 +64,11 @@ pub(super) async fn fetch(source: Source, origin: Arc<Origin>, digest: Digest, a
             return Ok(());
         }
         while let Some(bytes) = stream.next().await {
-            if events.send(Event::Piece { id, bytes: bytes? }).await.is_err() {
+            let bytes = bytes?;
+            if let Some(line) = &line {
+                line.take(bytes.len()).await;
+            }
+            if events.send(Event::Piece { id, bytes }).await.is_err() {
                 break;
             }
         }

@@ -10,7 +10,7 @@ use moka::sync::Cache as Moka;
 
 use super::bypass::Bypasses;
 use super::source::Sources;
-use super::suspects::Rotten;
+use super::suspects::{Rotten, Suspects};
 use super::transfer::Transfer;
 use super::upload::Uploads;
 use super::{Fill, Follower};
@@ -30,8 +30,8 @@ pub struct FillLimits {
     pub max_unfollowed: usize,
     /// Clients that are streamed blobs which are not kept.
     pub max_bypasses: usize,
-    /// Connections of one fill.
-    pub connections: usize,
+    /// Longer blobs may come over several connections.
+    pub parallel_above_bytes: u64,
     /// Failures in a row, without a byte between them, that end a fill.
     pub attempts: u32,
     /// Longest blob.
@@ -120,7 +120,7 @@ impl Fills {
         standing: Standing,
         verified: Verified,
     ) -> Start {
-        let mut running = self.lock();
+        let running = self.lock();
         // One that is over without the blob is still here until its task has ended; it helps nobody.
         if let Some(found) = running.get(&digest).filter(|found| !found.fill.is_given_up()) {
             if !found.admits(origin, standing) {
@@ -134,9 +134,7 @@ impl Fills {
         if let Ok(Some(blob)) = self.blobs.open(&digest) {
             return if standing == Standing::Vouched { Start::Here(blob) } else { Start::NotYours };
         }
-        // The bucket holds blobs of every source: what it has is taken only for those who may have it.
-        let suspects = self.rotten.of(&digest);
-        let bucket = self.bucket.as_ref().filter(|_| standing == Standing::Vouched && !suspects.others).map(|(bucket, _)| bucket.clone());
+        let (suspects, bucket) = self.bucket_for(&digest, standing);
         let fill = Arc::new(Fill::new(digest, origin.key(), expected_bytes, bucket.clone(), suspects.others));
         let follower = self.follow(Arc::clone(&fill), origin, demand);
         if self.not_kept.contains_key(&digest) {
@@ -149,14 +147,57 @@ impl Fills {
             fill.refuse(self.limits.max_fills);
             return Start::Began(follower);
         }
+        let sources = Sources::new(Arc::clone(origin), digest, bucket, suspects);
+        self.launch(running, fill, origin, sources, verified);
+        Start::Began(follower)
+    }
+
+    /// Begins a fill that no client has asked for, where there is room for one. `None` if there is
+    /// none, or the blob is here, on its way, or could not be kept.
+    pub(in crate::cache) fn prefetch(
+        &self,
+        origin: &Arc<Origin>,
+        digest: Digest,
+        expected_bytes: u64,
+        standing: Standing,
+        verified: Verified,
+    ) -> Option<Arc<Fill>> {
+        let running = self.lock();
+        let unfollowed = under_way(&running).filter(|running| running.fill.is_unfollowed()).count();
+        let has_room = under_way(&running).count() < self.limits.max_fills && unfollowed < self.limits.max_unfollowed;
+        let is_here = || !matches!(self.blobs.open(&digest), Ok(None));
+        if !has_room || running.contains_key(&digest) || self.not_kept.contains_key(&digest) || is_here() {
+            return None;
+        }
+        let (suspects, bucket) = self.bucket_for(&digest, standing);
+        let fill = Arc::new(Fill::new(digest, origin.key(), Some(expected_bytes), bucket.clone(), suspects.others));
+        let sources = Sources::new(Arc::clone(origin), digest, bucket, suspects);
+        self.launch(running, Arc::clone(&fill), origin, sources, verified);
+        Some(fill)
+    }
+
+    /// Who is not asked for a blob, and the bucket if it is. The bucket holds blobs of every source: what it
+    /// has is taken only for those who may have it.
+    fn bucket_for(&self, digest: &Digest, standing: Standing) -> (Suspects, Option<Bucket>) {
+        let suspects = self.rotten.of(digest);
+        let bucket = self.bucket.as_ref().filter(|_| standing == Standing::Vouched && !suspects.others);
+        (suspects, bucket.map(|(bucket, _)| bucket.clone()))
+    }
+
+    fn launch(
+        &self,
+        mut running: MutexGuard<'_, HashMap<Digest, Running>>,
+        fill: Arc<Fill>,
+        origin: &Arc<Origin>,
+        sources: Sources,
+        verified: Verified,
+    ) {
         let number = running.values().map(|running| running.number).max().unwrap_or_default() + 1;
-        running.insert(digest, Running { fill: Arc::clone(&fill), origin: Arc::clone(origin), number });
+        running.insert(*fill.digest(), Running { fill: Arc::clone(&fill), origin: Arc::clone(origin), number });
         drop(running);
         let arrival = Arrival { fills: self.clone(), fill: Arc::clone(&fill) };
-        let sources = Sources::new(Arc::clone(origin), digest, bucket, suspects);
         let uploads = self.bucket.as_ref().map(|(_, uploads)| uploads.clone());
         self.spawn(Transfer::new(fill, Arc::clone(origin), self.limits.clone(), sources, uploads, verified), arrival);
-        Start::Began(follower)
     }
 
     /// Whether a fill of `digest` brings it, or has just brought it.
@@ -205,10 +246,11 @@ fn under_way(running: &HashMap<Digest, Running>) -> impl Iterator<Item = &Runnin
     running.values().filter(|running| running.fill.is_fetching())
 }
 
-/// Ends the fill that has been under way longest with nobody following. True if there was one.
+/// Ends a fill that nobody follows: one that nobody ever followed, or else the one that has been under
+/// way longest. True if there was one.
 fn drop_oldest_unfollowed(running: &HashMap<Digest, Running>) -> bool {
     let unfollowed = under_way(running).filter(|running| running.fill.is_unfollowed());
-    let Some(oldest) = unfollowed.min_by_key(|running| running.number) else { return false };
+    let Some(oldest) = unfollowed.min_by_key(|running| (running.fill.was_followed(), running.number)) else { return false };
     oldest.fill.drop_transfer();
     true
 }

@@ -45,7 +45,7 @@ enum Step {
 impl Follower {
     /// Follows `fill` for `demand`, half open; an end of `u64::MAX` is the blob's end.
     pub(super) fn new(fill: Arc<Fill>, fills: Fills, origin: Arc<Origin>, bypasses: Bypasses, demand: Range<u64>) -> Self {
-        fill.followers.fetch_add(1, Ordering::AcqRel);
+        fill.follow();
         if origin.forwarded {
             fill.feed_replica();
         }

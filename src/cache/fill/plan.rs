@@ -4,6 +4,10 @@
 //! first one in its interval that is not present. If no connection will reach that byte soon, a new
 //! one starts there, and the one that would have come by later ends where the new one began. So a
 //! range moves its bytes to the front and no byte is fetched twice.
+//!
+//! What nobody asked for in particular is brought by one connection, or shared among several
+//! ([`Plan::share_among`]): each takes the first bytes that no other one is about to bring, so that
+//! clients which read from the beginning have what they need next.
 
 use std::ops::Range;
 
@@ -14,6 +18,11 @@ const REACH_BYTES: u64 = 8 * 1024 * 1024;
 /// Most that is asked for at once to meet a range. What a connection is asked for it brings, so that
 /// nothing is left in its buffers when the next range wants another place.
 const SEGMENT_BYTES: u64 = 8 * 1024 * 1024;
+/// Most that a connection takes of a blob that is shared: long enough that the wait for the next
+/// answer is small beside it, short enough that little is there before its turn.
+const MAX_SHARE_BYTES: u64 = 16 * 1024 * 1024;
+/// Least that one takes. Shares shrink towards the end, so that all end together.
+const MIN_SHARE_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Names a connection within one fill.
 pub type ConnectionId = u32;
@@ -57,13 +66,20 @@ pub struct Plan {
     total_bytes: Option<u64>,
     /// False once upstream has answered a range with the whole blob.
     ranges: bool,
+    /// So many connections share what nobody asked for in particular.
+    sharing: usize,
 }
 
 impl Plan {
     /// A plan for a blob whose length may be known.
     #[must_use]
     pub const fn new(max_connections: usize, total_bytes: Option<u64>) -> Self {
-        Self { connections: Vec::new(), max_connections, last_id: 0, total_bytes, ranges: true }
+        Self { connections: Vec::new(), max_connections, last_id: 0, total_bytes, ranges: true, sharing: 1 }
+    }
+
+    /// From now on so many connections share the blob. Where there are more, they end as they were to.
+    pub const fn share_among(&mut self, connections: usize) {
+        self.sharing = connections;
     }
 
     /// The length has become known.
@@ -99,12 +115,41 @@ impl Plan {
         let total = self.total_bytes.unwrap_or(u64::MAX);
         let wanted = demands.iter().find_map(|demand| {
             let unmet = self.unmet(coverage, demand.start..demand.end.min(total))?;
-            let most = if demand.end == u64::MAX { u64::MAX } else { unmet.start + SEGMENT_BYTES };
-            Some(unmet.start..unmet.end.min(most))
+            let most = if demand.end == u64::MAX { self.share(unmet.start) } else { SEGMENT_BYTES };
+            Some(unmet.start..unmet.end.min(unmet.start.saturating_add(most)))
         });
-        let background = || coverage.first_gap(0..total).filter(|_| self.connections.is_empty());
+        let background = || if self.connections.len() < self.sharing.max(1) { self.unclaimed(coverage, total) } else { None };
         let range = wanted.or_else(background)?;
         Some(self.assign(range))
+    }
+
+    /// The first bytes that no connection is about to bring.
+    fn unclaimed(&self, coverage: &Coverage, total: u64) -> Option<Range<u64>> {
+        coverage.gaps(0..total).find_map(|gap| {
+            let mut start = gap.start;
+            while let Some(claim) = self.connections.iter().map(|it| self.claim(it)).find(|claim| claim.contains(&start)) {
+                start = claim.end;
+            }
+            let taken = self.connections.iter().map(|connection| connection.next).filter(|next| *next > start).min();
+            let end = gap.end.min(taken.unwrap_or(u64::MAX)).min(start.saturating_add(self.share(start)));
+            (start < end).then_some(start..end)
+        })
+    }
+
+    /// What a connection keeps for itself. One that was asked for far more than a share lets others have what lies behind
+    /// its own share; all others bring what they were asked for.
+    fn claim(&self, connection: &Connection) -> Range<u64> {
+        let asked_for = connection.end.saturating_sub(connection.next);
+        let kept = if asked_for > MAX_SHARE_BYTES { self.share(connection.next).min(asked_for) } else { asked_for };
+        connection.next..connection.next + kept
+    }
+
+    /// How much a connection should bring from `start` on; no end while there is but one.
+    fn share(&self, start: u64) -> u64 {
+        match (self.sharing, self.total_bytes) {
+            (0 | 1, _) | (_, None) => u64::MAX,
+            (sharing, Some(total)) => (total.saturating_sub(start) / sharing as u64).clamp(MIN_SHARE_BYTES, MAX_SHARE_BYTES),
+        }
     }
 
     /// The bytes a new connection should fetch for `demand`, if it needs one.

@@ -1,18 +1,23 @@
 //! The task behind a fill: opens connections as planned, writes and hashes what they bring, takes
 //! up what broke, and commits.
 
+mod opening;
+
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
-use super::connection::{Event, fetch};
+use self::opening::Open;
+use super::connection::Event;
 use super::lend::{blocking, with_writer};
+use super::line::LineShare;
 use super::plan::{ConnectionId, Plan};
+use super::ramp::Ramp;
 use super::source::{Next, Source, Sources};
 use super::suspects::Suspects;
 use super::upload::{Upload, Uploads};
@@ -27,6 +32,8 @@ use crate::upstream::{Unavailability, UpstreamError};
 const QUEUED_PIECES: usize = 8;
 /// Pieces that are written in one go.
 const BATCH_PIECES: usize = 8;
+/// After a connection failed for good, while others still bring bytes: no new one for so long.
+const SHED_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a transfer ended early.
 enum Stop {
@@ -42,14 +49,6 @@ impl From<FillError> for Stop {
     }
 }
 
-/// A connection that is under way.
-struct Open {
-    handle: AbortHandle,
-    /// Its source, and the number of that.
-    source: Source,
-    number: usize,
-}
-
 /// One transfer.
 pub(super) struct Transfer {
     fill: Arc<Fill>,
@@ -58,6 +57,14 @@ pub(super) struct Transfer {
     /// See [`Fill`].
     expected_bytes: Option<u64>,
     plan: Plan,
+    /// How many connections share the blob, if it is one that may be shared.
+    ramp: Option<Ramp>,
+    /// Its share of the line to upstream.
+    line: Arc<LineShare>,
+    /// The connections wait for the writer.
+    is_behind: bool,
+    /// Bytes that came, from anywhere.
+    received_bytes: u64,
     backoff: Backoff,
     /// No new connection before this.
     paused_until: Option<Instant>,
@@ -89,10 +96,15 @@ impl Transfer {
         verified: Verified,
     ) -> Self {
         let expected_bytes = fill.expected_bytes;
+        let line = Arc::new(LineShare::of_fill(Arc::clone(&origin.line), Arc::clone(&fill)));
         let (sender, events) = mpsc::channel(QUEUED_PIECES);
         Self {
             // A blob of no bytes is asked for like one of unknown length: something must be.
-            plan: Plan::new(limits.connections, expected_bytes.filter(|bytes| *bytes > 0)),
+            plan: Plan::new(line.connections(), expected_bytes.filter(|bytes| *bytes > 0)),
+            ramp: None,
+            line,
+            is_behind: false,
+            received_bytes: 0,
             backoff: Backoff::opening(),
             paused_until: None,
             connections: JoinSet::new(),
@@ -178,44 +190,13 @@ impl Transfer {
     fn set_total(&mut self, total_bytes: u64) {
         self.total_bytes = Some(total_bytes);
         self.plan.set_total(total_bytes);
+        self.consider_sharing(total_bytes);
         self.fill.progress.send_modify(|progress| progress.total_bytes = Some(total_bytes));
-    }
-
-    fn open_connections(&mut self) -> Result<(), Stop> {
-        if self.paused_until.is_some() {
-            return Ok(());
-        }
-        self.leave_replicas();
-        let demands = self.fill.demands();
-        loop {
-            let assignment = self.plan.next(&self.fill.progress.borrow().coverage, &demands);
-            let Some(assignment) = assignment else { return Ok(()) };
-            let (number, source) = self.sources.current();
-            let id = assignment.id;
-            if matches!(source, Source::Upstream) {
-                self.origin.reach().map_err(FillError::from)?;
-            }
-            let fetch = fetch(source.clone(), Arc::clone(&self.origin), *self.fill.digest(), assignment, self.sender.clone());
-            let handle = self.connections.spawn(fetch);
-            self.open.insert(id, Open { handle, source, number });
-        }
-    }
-
-    /// Lets go of other replicas, once one of them waits for this fill.
-    fn leave_replicas(&mut self) {
-        if !self.fill.feeds_replica.load(Ordering::Acquire) || !self.sources.ask_no_replica() {
-            return;
-        }
-        let theirs = self.open.iter().filter(|(_, open)| matches!(open.source, Source::Replica(_)));
-        let ids: Vec<_> = theirs.map(|(id, _)| *id).collect();
-        for id in ids {
-            self.abort(id);
-            self.plan.finish(id);
-        }
     }
 
     /// Acts on an event, and on the pieces that are queued behind it.
     async fn take(&mut self, event: Event, writer: &mut Option<Writer>) -> Result<(), Stop> {
+        self.is_behind = self.events.len() + 1 >= QUEUED_PIECES;
         let mut batch = Vec::new();
         let mut next = Some(event);
         let mut control = None;
@@ -247,6 +228,7 @@ impl Transfer {
             }
             self.suspects.note(&open.source);
         }
+        self.measure(bytes.len() as u64);
         let (interval, done) = self.plan.advance(id, bytes.len() as u64);
         self.check_length(interval.end)?;
         let length = usize::try_from(interval.end - interval.start).unwrap_or(usize::MAX).min(bytes.len());
@@ -259,12 +241,6 @@ impl Transfer {
             self.plan.finish(id);
         }
         Ok(())
-    }
-
-    fn abort(&mut self, id: ConnectionId) {
-        if let Some(open) = self.open.remove(&id) {
-            open.handle.abort();
-        }
     }
 
     fn check_length(&self, end: u64) -> Result<(), FillError> {
@@ -295,6 +271,7 @@ impl Transfer {
             }
             return self.ended(id, Err(error));
         }
+        self.answered(id);
         if !self.is_answered {
             self.is_answered = true;
             self.backoff = Backoff::new(self.limits.attempts);
@@ -362,7 +339,11 @@ impl Transfer {
             Some(Next::Again(error)) => error,
             None => error,
         };
-        let pause = self.backoff.pause(error).map_err(|error| Stop::Failed(error.into()))?;
+        let goes_on = self.goes_on_with_fewer();
+        let pause = match self.backoff.pause(error) {
+            Err(error) if !goes_on => return Err(Stop::Failed(error.into())),
+            pause => pause.unwrap_or(SHED_PAUSE),
+        };
         self.origin.metrics.all().fill_resumes.inc();
         self.paused_until = Some(Instant::now() + pause);
         Ok(())

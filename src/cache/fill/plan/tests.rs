@@ -102,6 +102,67 @@ fn without_ranges_the_connection_that_is_furthest_goes_on() {
     assert_eq!(plan.finish(1), Some(Finished { stood_at: 100 * MIB, brought_all: true, is_plain: true }));
 }
 
+#[test]
+fn a_shared_blob_is_handed_out_from_the_front() {
+    let mut plan = Plan::new(4, Some(500 * MIB));
+    let none = Coverage::default();
+    assert_eq!(plan.next(&none, &whole()).unwrap().range, None, "the first request is a plain one");
+    plan.advance(1, 10 * MIB);
+    let coverage = covered(&[0..10 * MIB]);
+    assert_eq!(plan.next(&coverage, &whole()), None, "it is alone until it is said to share");
+    plan.share_among(2);
+    assert_eq!(plan.next(&coverage, &whole()).unwrap().range, Some(26 * MIB..42 * MIB), "behind its share");
+    assert_eq!(plan.next(&coverage, &whole()), None);
+    plan.share_among(4);
+    assert_eq!(plan.next(&coverage, &whole()).unwrap().range, Some(42 * MIB..58 * MIB));
+    assert_eq!(plan.next(&coverage, &whole()).unwrap().range, Some(58 * MIB..74 * MIB));
+    assert_eq!(plan.next(&coverage, &whole()), None);
+    assert_eq!(plan.advance(1, 16 * MIB), (10 * MIB..26 * MIB, true), "the plain one ends where the next begins");
+    plan.finish(1);
+    assert_eq!(plan.next(&covered(&[0..26 * MIB]), &whole()).unwrap().range, Some(74 * MIB..90 * MIB));
+}
+
+#[test]
+fn shares_shrink_towards_the_end() {
+    let mut plan = Plan::new(4, Some(100 * MIB));
+    plan.share_among(4);
+    let coverage = covered(&[0..52 * MIB]);
+    let parts: Vec<_> = std::iter::from_fn(|| plan.next(&coverage, &[])).map(|it| it.range.unwrap()).collect();
+    assert_eq!(
+        parts,
+        [52 * MIB..64 * MIB, 64 * MIB..73 * MIB, 73 * MIB..73 * MIB + 27 * MIB / 4, 73 * MIB + 27 * MIB / 4..84 * MIB + 13 * MIB / 16]
+    );
+}
+
+#[test]
+fn a_blob_that_is_shared_no_longer_is_brought_to_its_end_by_one() {
+    let mut plan = Plan::new(4, Some(500 * MIB));
+    plan.next(&Coverage::default(), &whole());
+    plan.share_among(2);
+    assert_eq!(plan.next(&Coverage::default(), &whole()).unwrap().range, Some(16 * MIB..32 * MIB));
+    plan.share_among(1);
+    assert_eq!(plan.advance(1, 16 * MIB), (0..16 * MIB, true));
+    plan.finish(1);
+    let coverage = covered(&[0..18 * MIB]);
+    plan.advance(2, 2 * MIB);
+    assert_eq!(plan.next(&coverage, &whole()), None, "the other one is at it");
+    plan.advance(2, 14 * MIB);
+    plan.finish(2);
+    assert_eq!(plan.next(&covered(&[0..32 * MIB]), &whole()).unwrap().range, Some(32 * MIB..500 * MIB));
+}
+
+#[test]
+fn what_a_broken_connection_left_comes_before_what_is_further_on() {
+    let mut plan = Plan::new(4, Some(500 * MIB));
+    plan.share_among(3);
+    let none = Coverage::default();
+    while plan.next(&none, &[]).is_some() {}
+    plan.advance(2, 5 * MIB);
+    plan.finish(2);
+    let coverage = covered(&[16 * MIB..21 * MIB]);
+    assert_eq!(plan.next(&coverage, &[]).unwrap().range, Some(21 * MIB..32 * MIB));
+}
+
 /// What happens to a transfer.
 #[derive(Clone, Debug)]
 enum Happening {
@@ -112,6 +173,8 @@ enum Happening {
     Break(Index),
     /// A connection turns out to bring the whole blob.
     WholeInstead(Index),
+    /// So many are to share the blob.
+    Share(usize),
 }
 
 const TOTAL: u64 = 64 * MIB;
@@ -125,6 +188,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         8 => (any::<Index>(), 1..6 * MIB).prop_map(|(which, length)| Happening::Bytes(which, length)),
         1 => any::<Index>().prop_map(Happening::Break),
         1 => any::<Index>().prop_map(Happening::WholeInstead),
+        2 => (0..6usize).prop_map(Happening::Share),
     ]
 }
 
@@ -174,6 +238,7 @@ impl Model {
                     assert_eq!(self.plan.connections.len(), 1);
                 }
             }
+            Happening::Share(connections) => self.plan.share_among(*connections),
         }
     }
 
@@ -236,5 +301,36 @@ proptest! {
         // Only an upstream without ranges brings a byte again: all of them, once for each restart.
         let restarts = if without_ranges { 1 + model.restarts } else { 0 };
         prop_assert!(model.overlap <= restarts * TOTAL, "{} bytes came twice", model.overlap);
+    }
+
+    #[test]
+    fn a_shared_blob_comes_once_and_its_front_first(
+        sharing in 2..5usize,
+        steps in prop::collection::vec((any::<Index>(), 1..6 * MIB), 0..200),
+    ) {
+        const SHARED: u64 = 400 * MIB;
+        let (mut plan, mut coverage) = (Plan::new(4, Some(SHARED)), Coverage::default());
+        let mut steps = steps.iter();
+        let mut brought = 0;
+        while !coverage.is_complete(SHARED) {
+            while plan.next(&coverage, &whole()).is_some() {}
+            plan.share_among(sharing);
+            while plan.next(&coverage, &whole()).is_some() {}
+            let live: Vec<_> = plan.connections.iter().map(|it| (it.next, it.id)).collect();
+            // Unless told otherwise, it is the hindmost that moves: all get on alike.
+            let (which, length) = steps.next().map_or((*live.iter().min().unwrap(), 4 * MIB), |(which, length)| (*which.get(&live), *length));
+            let (interval, done) = plan.advance(which.1, length);
+            prop_assert_eq!(coverage.gaps(interval.clone()).map(|gap| gap.end - gap.start).sum::<u64>(), interval.end - interval.start, "once");
+            brought += interval.end - interval.start;
+            coverage.add(interval);
+            if done {
+                plan.finish(which.1);
+            }
+            // Every connection is at work on the first bytes that are missing, as far as shares go.
+            let missing_before_the_last = live.iter().map(|(next, _)| *next).max().unwrap();
+            let gaps: u64 = coverage.gaps(0..missing_before_the_last).map(|gap| gap.end - gap.start).sum();
+            prop_assert!(gaps <= sharing as u64 * MAX_SHARE_BYTES, "{} MiB were left behind", gaps / MIB);
+        }
+        prop_assert_eq!(brought, SHARED);
     }
 }

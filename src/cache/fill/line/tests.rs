@@ -1,0 +1,137 @@
+//! By count, in paused time.
+
+use futures::FutureExt;
+
+use super::*;
+use crate::cache::origin::OriginKey;
+use crate::oci::{Digest, RepositoryName};
+
+fn line(max_connections: Option<usize>, max_bytes_per_second: Option<u64>) -> Arc<Line> {
+    Arc::new(Line::new(LineLimits { connections: 4, max_connections, max_bytes_per_second }))
+}
+
+fn fill(followers: usize) -> Arc<Fill> {
+    let origin = OriginKey::of("source", &RepositoryName::parse("up/x").unwrap());
+    let fill = Fill::new(Digest::of(b"x"), origin, None, None, false);
+    fill.followers.store(followers, Ordering::Release);
+    Arc::new(fill)
+}
+
+fn share(line: &Arc<Line>) -> LineShare {
+    LineShare::of_fill(Arc::clone(line), fill(1))
+}
+
+#[tokio::test]
+async fn every_fill_gets_a_place_before_any_gets_a_second() {
+    let line = line(Some(2), None);
+    let (first, second, third) = (share(&line), share(&line), share(&line));
+    let places = [first.place().await, first.try_place().unwrap()];
+    let mut waiting = [Box::pin(second.place()), Box::pin(third.place())];
+    assert!(waiting.iter_mut().all(|place| place.now_or_never().is_none()));
+    assert!(first.try_place().is_none());
+    let [kept, ended] = places;
+    drop(ended);
+    assert!(first.try_place().is_none(), "it is the second one's");
+    let [second, third] = &mut waiting;
+    let second = second.now_or_never().expect("first come, first served");
+    assert!(third.now_or_never().is_none());
+    drop(kept);
+    assert!(third.now_or_never().is_some());
+    drop(second);
+}
+
+#[tokio::test]
+async fn a_fill_without_followers_takes_no_place_that_somebody_waits_for() {
+    let line = line(Some(1), None);
+    let (client, lonely) = (share(&line), Arc::new(LineShare::of_fill(Arc::clone(&line), fill(0))));
+    let first = client.place().await;
+    let task = tokio::spawn({
+        let lonely = Arc::clone(&lonely);
+        async move { lonely.place().await }
+    });
+    tokio::task::yield_now().await;
+    let mut second = Box::pin(client.place());
+    assert!((&mut second).now_or_never().is_none());
+    drop(first);
+    tokio::task::yield_now().await;
+    assert!(!task.is_finished(), "the client came later, and goes first");
+    drop(second.await);
+    task.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_fill_that_gets_a_follower_waits_in_line_like_any_other() {
+    let line = line(Some(1), None);
+    let joined = fill(0);
+    let (client, lonely) = (share(&line), LineShare::of_fill(Arc::clone(&line), Arc::clone(&joined)));
+    let first = client.place().await;
+    let mut waiting = Box::pin(lonely.place());
+    assert!((&mut waiting).now_or_never().is_none());
+    joined.followers.store(1, Ordering::Release);
+    joined.followed.notify_waiters();
+    assert!((&mut waiting).now_or_never().is_none());
+    let mut later = Box::pin(client.place());
+    assert!((&mut later).now_or_never().is_none());
+    drop(first);
+    assert!((&mut later).now_or_never().is_none());
+    assert!((&mut waiting).now_or_never().is_some());
+}
+
+#[tokio::test]
+async fn without_limits_nobody_waits() {
+    let line = line(None, None);
+    let share = share(&line);
+    let places: Vec<_> = (0..1000).map(|_| share.try_place().unwrap()).collect();
+    assert!(share.take(usize::MAX).now_or_never().is_some());
+    drop(places);
+}
+
+const MIB: usize = 1024 * 1024;
+
+/// Takes quanta for as long as it is let, and counts them.
+fn taker(share: Arc<LineShare>) -> (tokio::task::JoinHandle<()>, Arc<AtomicUsize>) {
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&taken);
+    let task = tokio::spawn(async move {
+        loop {
+            share.take(MIB / 4).await;
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    (task, taken)
+}
+
+async fn taken_in_a_minute(shares: &[Arc<LineShare>]) -> Vec<usize> {
+    let takers: Vec<_> = shares.iter().map(|share| taker(Arc::clone(share))).collect();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    takers.iter().for_each(|(task, _)| task.abort());
+    takers.iter().map(|(_, taken)| taken.load(Ordering::Relaxed)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_come_no_faster_than_they_may() {
+    let line = line(None, Some(MIB as u64));
+    let took = Instant::now();
+    share(&line).take(30 * MIB).await;
+    let seconds = took.elapsed().as_secs();
+    assert!((29..=30).contains(&seconds), "{seconds}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn bandwidth_is_shared_by_fills_and_not_by_connections() {
+    let line = line(None, Some(MIB as u64));
+    let (greedy, modest) = (Arc::new(share(&line)), Arc::new(share(&line)));
+    let taken = taken_in_a_minute(&[Arc::clone(&greedy), Arc::clone(&greedy), Arc::clone(&greedy), modest]).await;
+    let of_greedy: usize = taken[..3].iter().sum();
+    assert!(taken[3].abs_diff(120) <= 2 && of_greedy.abs_diff(120) <= 4, "{taken:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fill_without_followers_gets_the_bandwidth_that_is_left() {
+    let line = line(None, Some(MIB as u64));
+    let lonely = Arc::new(LineShare::of_fill(Arc::clone(&line), fill(0)));
+    let taken = taken_in_a_minute(&[Arc::new(share(&line)), Arc::clone(&lonely)]).await;
+    assert!(taken[0].abs_diff(240) <= 4 && taken[1] <= 2, "{taken:?}");
+    let alone = taken_in_a_minute(&[lonely]).await;
+    assert!(alone[0].abs_diff(240) <= 4, "{alone:?}");
+}

@@ -1,0 +1,121 @@
+//! The connections of a transfer: opened as planned, counted, and let go.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::{Stop, Transfer};
+use crate::cache::fill::FillError;
+use crate::cache::fill::connection::{Way, fetch};
+use crate::cache::fill::plan::ConnectionId;
+use crate::cache::fill::ramp::{Ramp, Received};
+use crate::cache::fill::source::Source;
+use crate::telemetry::metrics::FillSource;
+
+/// A connection that is under way.
+pub(super) struct Open {
+    pub(super) handle: AbortHandle,
+    /// Its source, and the number of that.
+    pub(super) source: Source,
+    pub(super) number: usize,
+    /// The head of its answer has come.
+    is_answered: bool,
+}
+
+impl Transfer {
+    pub(super) fn open_connections(&mut self) -> Result<(), Stop> {
+        if self.paused_until.is_some() {
+            return Ok(());
+        }
+        self.leave_replicas();
+        let demands = self.fill.demands();
+        loop {
+            let (number, source) = self.sources.current();
+            let kind = source.kind();
+            self.plan.share_among(self.sharing(kind));
+            let Some(way) = self.way(kind) else { return Ok(()) };
+            let assignment = self.plan.next(&self.fill.progress.borrow().coverage, &demands);
+            let Some(assignment) = assignment else { return Ok(()) };
+            if matches!(source, Source::Upstream) {
+                self.origin.reach().map_err(FillError::from)?;
+            }
+            let id = assignment.id;
+            let fetch = fetch(source.clone(), Arc::clone(&self.origin), *self.fill.digest(), assignment, way, self.sender.clone());
+            let handle = self.connections.spawn(fetch);
+            self.open.insert(id, Open { handle, source, number, is_answered: false });
+        }
+    }
+
+    /// How another connection gets to a source; `None` if it has to wait for one of this blob to end.
+    fn way(&self, kind: FillSource) -> Option<Way> {
+        let line = Arc::clone(&self.line);
+        match kind {
+            FillSource::Bucket | FillSource::Replica => Some(Way::Free),
+            // The first one waits for its place; those beside it take what is free.
+            FillSource::Upstream | FillSource::Mirror if self.open.is_empty() => Some(Way::Line(line, None)),
+            FillSource::Upstream | FillSource::Mirror => line.try_place().map(|place| Way::Line(line, Some(place))),
+        }
+    }
+
+    /// How many connections share the blob: a replica is asked by one alone, and where nobody waits
+    /// one is enough.
+    fn sharing(&self, kind: FillSource) -> usize {
+        match (&self.ramp, kind) {
+            (Some(ramp), FillSource::Upstream | FillSource::Mirror | FillSource::Bucket) if !self.fill.is_unfollowed() => ramp.allowed(),
+            (_, FillSource::Upstream | FillSource::Mirror | FillSource::Bucket | FillSource::Replica) => 1,
+        }
+    }
+
+    /// The length is known: a blob of some size may be shared.
+    pub(super) fn consider_sharing(&mut self, total_bytes: u64) {
+        if self.ramp.is_none() && total_bytes > self.limits.parallel_above_bytes {
+            self.ramp = Some(Ramp::new(self.line.connections()));
+        }
+    }
+
+    /// Connection `id` has its answer.
+    pub(super) fn answered(&mut self, id: ConnectionId) {
+        if let Some(open) = self.open.get_mut(&id) {
+            open.is_answered = true;
+        }
+    }
+
+    /// So many bytes came over all connections.
+    pub(super) fn measure(&mut self, bytes: u64) {
+        self.received_bytes += bytes;
+        let missing_bytes = self.total_bytes.unwrap_or(u64::MAX).saturating_sub(self.received_bytes);
+        let delivering = self.open.values().filter(|open| open.is_answered).count();
+        if let Some(ramp) = &mut self.ramp {
+            ramp.received(Received { bytes, was_kept_waiting: self.is_behind, delivering, missing_bytes }, Instant::now());
+        }
+    }
+
+    /// A connection failed. True if others that share the blob go on, so that it costs a connection
+    /// and not the blob.
+    pub(super) fn goes_on_with_fewer(&mut self) -> bool {
+        let Some(ramp) = self.ramp.as_mut().filter(|_| !self.open.is_empty()) else { return false };
+        ramp.failed();
+        true
+    }
+
+    /// Lets go of other replicas, once one of them waits for this fill.
+    fn leave_replicas(&mut self) {
+        if !self.fill.feeds_replica.load(Ordering::Acquire) || !self.sources.ask_no_replica() {
+            return;
+        }
+        let theirs = self.open.iter().filter(|(_, open)| matches!(open.source, Source::Replica(_)));
+        let ids: Vec<_> = theirs.map(|(id, _)| *id).collect();
+        for id in ids {
+            self.abort(id);
+            self.plan.finish(id);
+        }
+    }
+
+    pub(super) fn abort(&mut self, id: ConnectionId) {
+        if let Some(open) = self.open.remove(&id) {
+            open.handle.abort();
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Blobs that come before a client asks for them: which, when, and behind whom.
+
+use bytes::Bytes;
+use headpond::oci::{Digest, MediaType};
+use reqwest::StatusCode;
+
+use crate::fake_upstream::{FakeUpstream, Fault, Image, On, pseudo_random};
+use crate::fill::Reader;
+use crate::headpond::Headpond;
+
+const KIB: usize = 1024;
+
+fn layers(seed: u64) -> [Bytes; 3] {
+    [0, 1, 2].map(|number| pseudo_random(seed * 10 + number, 200 * KIB))
+}
+
+/// An upstream with an image of three layers, and a server that has its manifest.
+async fn with_image(rule: &str, top: &str) -> (FakeUpstream, Headpond, Image) {
+    let fake = FakeUpstream::start().await;
+    let image = fake.put_image("library/x", "1", &layers(1));
+    let server = Headpond::with(&fake, rule, top).await;
+    assert_eq!(server.get("/v2/up/library/x/manifests/1").await.status, StatusCode::OK);
+    (fake, server, image)
+}
+
+async fn pull(server: &Headpond, blob: &Digest) {
+    assert_eq!(server.get(&Headpond::blob(blob)).await.digest(), *blob);
+}
+
+fn blobs_of(image: &Image) -> impl Iterator<Item = &Digest> {
+    image.layers.iter().chain([&image.config])
+}
+
+fn gets(fake: &FakeUpstream, blob: &Digest) -> usize {
+    fake.requests_matching("GET", &format!("/blobs/{blob}"))
+}
+
+#[tokio::test]
+async fn the_first_blob_of_an_image_brings_the_others_once() {
+    let (fake, server, image) = with_image("prefetch: image", "").await;
+    pull(&server, &image.layers[1]).await;
+    server.wait_for_metric("headpond_prefetches_total", 3).await;
+    server.wait_for_fills().await;
+    assert!(blobs_of(&image).all(|blob| gets(&fake, blob) == 1));
+    fake.clear_journal();
+    for blob in blobs_of(&image) {
+        pull(&server, blob).await;
+    }
+    assert_eq!(fake.journal(), [], "all of it is here");
+    assert_eq!(server.metric("headpond_prefetches_total"), 3);
+}
+
+#[tokio::test]
+async fn a_client_that_asks_for_everything_at_once_costs_no_blob_twice() {
+    let (fake, server, image) = with_image("prefetch: image", "").await;
+    let all = blobs_of(&image).map(|blob| pull(&server, blob));
+    futures::future::join_all(all).await;
+    server.wait_for_fills().await;
+    assert!(blobs_of(&image).all(|blob| gets(&fake, blob) == 1));
+}
+
+#[tokio::test]
+async fn nothing_is_prefetched_unless_the_rule_says_so() {
+    for rule in ["", "prefetch: off"] {
+        let (fake, server, image) = with_image(rule, "").await;
+        pull(&server, &image.layers[0]).await;
+        server.wait_for_fills().await;
+        assert_eq!((fake.requests_matching("GET", "/blobs/"), server.metric("headpond_prefetches_total")), (1, 0), "{rule}");
+    }
+}
+
+#[tokio::test]
+async fn heads_prefetch_nothing() {
+    let (fake, server, image) = with_image("prefetch: image", "").await;
+    assert_eq!(server.head(&Headpond::blob(&image.layers[0])).await.status, StatusCode::OK);
+    assert_eq!(server.metric("headpond_prefetches_total"), 0);
+    assert_eq!(fake.requests_matching("GET", "/blobs/"), 0);
+}
+
+/// Puts an index of images for these platforms. The images, in order.
+fn put_index(fake: &FakeUpstream, platforms: &[&str]) -> Vec<Image> {
+    let images: Vec<_> = (1..).zip(platforms).map(|(seed, _)| fake.put_image("library/x", "part", &layers(seed))).collect();
+    let manifests: Vec<_> = std::iter::zip(&images, platforms)
+        .map(|(image, platform)| {
+            let (os, architecture) = platform.split_once('/').unwrap();
+            serde_json::json!({
+                "mediaType": MediaType::OCI_MANIFEST, "digest": image.digest, "size": image.manifest.len(),
+                "platform": {"os": os, "architecture": architecture},
+            })
+        })
+        .collect();
+    let index = serde_json::json!({"schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": manifests});
+    fake.put_manifest("library/x", "1", index.to_string(), MediaType::OCI_INDEX);
+    images
+}
+
+/// Pulls the first platform's manifests and one blob. For each image: manifests and blobs that were fetched.
+async fn fetched_beside_the_first(rule: &str, prefetched: u64) -> Vec<(usize, usize)> {
+    let fake = FakeUpstream::start().await;
+    let images = put_index(&fake, &["linux/amd64", "linux/arm64", "linux/s390x", "unknown/unknown"]);
+    let server = Headpond::with(&fake, rule, "").await;
+    for reference in ["1".to_owned(), images[0].digest.to_string()] {
+        assert_eq!(server.get(&format!("/v2/up/library/x/manifests/{reference}")).await.status, StatusCode::OK);
+    }
+    pull(&server, &images[0].layers[0]).await;
+    server.wait_for_metric("headpond_prefetches_total", prefetched).await;
+    server.wait_for_fills().await;
+    let fetched = |image: &Image| {
+        let manifests = fake.requests_matching("GET", &format!("/manifests/{}", image.digest));
+        (manifests, blobs_of(image).map(|blob| gets(&fake, blob)).sum())
+    };
+    images.iter().map(fetched).collect()
+}
+
+#[tokio::test]
+async fn the_platforms_that_are_named_come_too() {
+    let fetched = fetched_beside_the_first("prefetch: {platforms: [linux/arm64]}", 3 + 4).await;
+    assert_eq!(fetched, [(1, 4), (1, 4), (0, 0), (0, 0)]);
+}
+
+#[tokio::test]
+async fn all_platforms_come_too() {
+    let fetched = fetched_beside_the_first("prefetch: all", 3 + 4 + 4).await;
+    assert_eq!(fetched, [(1, 4), (1, 4), (1, 4), (0, 0)], "what is for no platform stays");
+}
+
+#[tokio::test]
+async fn the_image_alone_brings_no_other_platform() {
+    let fetched = fetched_beside_the_first("prefetch: image", 3).await;
+    assert_eq!(fetched, [(1, 4), (0, 0), (0, 0), (0, 0)]);
+}
+
+#[tokio::test]
+async fn few_blobs_are_prefetched_at_one_time() {
+    let (fake, server, image) = with_image("prefetch: image", "limits: {max_prefetches: 1}").await;
+    fake.on(On::BlobGet).always(Fault::HangHead);
+    let client = pull(&server, &image.layers[0]);
+    let release = async {
+        fake.wait_until_requests("GET", "/blobs/", 2).await;
+        assert_eq!(server.metric("headpond_prefetches_total"), 1);
+        assert_eq!(server.metric("headpond_fills_inflight"), 2);
+        fake.release();
+    };
+    tokio::join!(client, release);
+    server.wait_for_metric("headpond_prefetches_total", 3).await;
+    server.wait_for_fills().await;
+}
+
+#[tokio::test]
+async fn what_a_client_waits_for_goes_before_what_is_prefetched() {
+    let (fake, server, image) = with_image("prefetch: image\nmax_connections: 1", "limits: {max_prefetches: 1}").await;
+    fake.hold_blobs_at(100 * KIB as u64);
+    let first = pull(&server, &image.layers[0]);
+    let others = async {
+        fake.wait_until_requests("GET", "/blobs/", 1).await;
+        // One blob of the image waits for the only place; then a client comes for another one.
+        server.wait_for_metric("headpond_prefetches_total", 1).await;
+        let second = pull(&server, &image.layers[2]);
+        let release = async {
+            server.wait_for_metric("headpond_followers_inflight", 2).await;
+            fake.release();
+        };
+        tokio::join!(second, release);
+    };
+    tokio::join!(first, others);
+    server.wait_for_metric("headpond_prefetches_total", 2).await;
+    server.wait_for_fills().await;
+    let asked: Vec<_> = fake.journal().into_iter().filter(|it| it.path.contains("/blobs/")).map(|it| it.path).collect();
+    let ends_with = |index: usize, blob: &Digest| asked[index].ends_with(&blob.to_string());
+    assert!(ends_with(0, &image.layers[0]) && ends_with(1, &image.layers[2]), "{asked:?}");
+    assert_eq!(asked.len(), 4);
+}
+
+#[tokio::test]
+async fn what_is_prefetched_is_dropped_for_a_client() {
+    let (fake, server, image) = with_image("prefetch: image", "limits: {max_prefetches: 1, max_fills: 2}").await;
+    let other = pseudo_random(99, 200 * KIB);
+    let wanted = fake.put_blob(other.clone());
+    fake.hold_blobs_at(100 * KIB as u64);
+    let first = pull(&server, &image.layers[0]);
+    let others = async {
+        // The config is short enough to have come; a layer is held.
+        fake.wait_until_requests("GET", "/blobs/", 3).await;
+        let mut second = Reader::open(&server, &wanted, "", &other).await;
+        server.wait_for_metric(r#"headpond_fills_total{result="dropped"}"#, 1).await;
+        fake.release();
+        assert_eq!(second.rest().await, Ok(other.len()));
+    };
+    tokio::join!(first, others);
+    server.wait_for_fills().await;
+    assert!(server.stored_blobs().contains(&wanted.hex().to_string()), "it is kept");
+}
