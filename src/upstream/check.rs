@@ -6,10 +6,9 @@
 mod hints;
 mod report;
 
-use tokio::time::Instant;
-
 use reqwest::header::HeaderMap;
 use reqwest::{Method, Response, StatusCode};
+use tokio::time::Instant;
 
 pub use self::report::{CheckReport, Outcome, Step, StepName};
 

@@ -172,6 +172,14 @@ async fn under_the_floor_tags_are_not_confirmed_and_what_is_missing_is_fetched()
     assert_eq!(server.get(TAG).await.header("warning"), "");
     assert!(stale_because(&server.get(OTHER).await, "quota"));
     assert_eq!((fake.manifest_heads(), fake.journal().len()), (1, 1));
+
+    // One that has moved stays as it is cached: its manifest would be a pull.
+    fake.put_image("library/x", "1", &["new".into()]);
+    server.clock.advance(MINUTE);
+    fake.clear_journal();
+    let cached = server.get(TAG).await;
+    assert_eq!((cached.digest(), stale_because(&cached, "quota")), (image.digest, true));
+    assert_eq!((fake.manifest_heads(), fake.manifest_gets()), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
