@@ -25,7 +25,7 @@ impl Circuit {
     }
 
     pub(super) fn show_in(&self, metrics: &Arc<RuleMetrics>) {
-        metrics.circuit(self.state().gauge());
+        metrics.circuit(self.standing().overall().gauge());
         if let Some(quota) = self.quota() {
             metrics.quota(quota.limit, quota.remaining);
         }
@@ -34,8 +34,8 @@ impl Circuit {
         shown_in.push(Arc::downgrade(metrics));
     }
 
-    pub(super) fn state(&self) -> CircuitState {
-        self.standing().overall()
+    pub(super) fn of_manifests(&self) -> CircuitState {
+        self.standing().of_manifests()
     }
 
     /// What upstream told of its pull limit, while that counts.

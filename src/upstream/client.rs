@@ -58,10 +58,10 @@ impl Upstream {
         self.endpoint.settings.credential.is_some()
     }
 
-    /// How far the upstream is relied upon at present.
+    /// How far the upstream is relied upon for manifests at present.
     #[must_use]
     pub fn circuit_state(&self) -> CircuitState {
-        self.endpoint.circuit.state()
+        self.endpoint.circuit.of_manifests()
     }
 
     /// What the upstream told of its pull limit, while that counts.

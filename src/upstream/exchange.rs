@@ -111,12 +111,12 @@ impl Upstream {
             }
     }
 
-    /// Asks the host again that refused what it was redirected to. It is no more than its own word: its
-    /// realm is on the same host, and gets no credentials.
+    /// Asks the host again that the upstream redirects to, and that asks for a token: an anonymous one, of
+    /// a realm that this host may name. The credentials are the upstream's, and do not go there.
     async fn ask_elsewhere(&self, question: &Question<'_>, refused: Answer, admission: &mut Admission) -> Result<Answer, UpstreamError> {
         let Some(Challenge::Bearer(bearer)) = Challenge::from_headers(refused.headers()) else { return Ok(refused) };
         let there = refused.asked.url.clone();
-        realm::check(&bearer.realm, &there, &[])?;
+        realm::check(&bearer.realm, &there, &self.endpoint.settings.realms)?;
         let scope = bearer.named_scope(question.repository);
         let token = self.endpoint.tokens.get(self.token_request(&bearer, scope, None), None).await?;
         drop(refused);

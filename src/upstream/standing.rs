@@ -61,8 +61,14 @@ impl Standing {
         }
     }
 
+    /// As far as all kinds of requests go.
     pub(super) fn overall(&self) -> CircuitState {
         if self.is_limited() { CircuitState::Open } else { self.health.state() }
+    }
+
+    /// As far as manifests and lists go.
+    pub(super) fn of_manifests(&self) -> CircuitState {
+        if self.manifests.holds() { CircuitState::Open } else { self.health.state() }
     }
 
     /// Whether it said lately that it takes no more requests of some kind.

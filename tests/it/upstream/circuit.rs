@@ -74,7 +74,7 @@ async fn after_the_cooldown_exactly_one_probe_goes_out() {
 }
 
 #[tokio::test]
-async fn a_429_holds_everything_off_for_its_retry_after() {
+async fn a_429_on_a_manifest_holds_manifests_off_for_its_retry_after_and_no_blobs() {
     let fake = with_image().await;
     fake.on(On::ManifestGet).once(Fault::StatusRetryAfter(429, "300".to_owned()));
     let client = client(&fake);
@@ -88,6 +88,8 @@ async fn a_429_holds_everything_off_for_its_retry_after() {
             other => panic!("{other:?}"),
         }
     }
+    let digest = fake.put_blob("content");
+    assert_eq!(client.head_blob(&name("x"), &digest).await, Ok(Some(7)));
     fake.clock().advance(200 * SECOND);
     head(&client, Purpose::Fetch).await.unwrap();
     assert_eq!(client.circuit_state(), CircuitState::Well);
