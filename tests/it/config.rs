@@ -356,9 +356,9 @@ fn credentials_of_every_kind_are_taken() {
     let Credentials::SecretsManager(read) = credentials("docker.io", arn) else { panic!("not a secret") };
     assert_eq!((read.as_str(), read.region()), (arn, "eu-west-1"));
     let host = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
-    let account = |upstream: &str, text: &str| match credentials(upstream, text) {
-        Credentials::Ecr(account) => (account.account, account.region, account.role),
-        other => panic!("{other:?}"),
+    let account = |upstream: &str, text: &str| {
+        let Credentials::Ecr(account) = credentials(upstream, text) else { panic!("not of ECR: {text}") };
+        (account.account, account.region, account.role)
     };
     assert_eq!(account(host, "ecr"), (Some("123456789012".to_owned()), "eu-west-1".to_owned(), None));
     let role = "arn:aws:iam::123456789012:role/pull";

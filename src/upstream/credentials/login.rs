@@ -15,6 +15,10 @@ const BELIEVED_FOR: Duration = Duration::from_secs(5 * 60);
 /// Of a life with an end, as much is used before the next is asked for.
 const USED_PART: f64 = 0.8;
 
+/// What ends sooner is used for so long all the same: a clock that goes wrong must not have the source
+/// asked at every request.
+const SHORTEST_LIFE: Duration = Duration::from_secs(60);
+
 /// A name and password as a header.
 pub(in super::super) struct Login {
     /// `Basic …`.
@@ -38,8 +42,8 @@ impl Login {
     /// # Errors
     /// When HTTP cannot send the name.
     pub(super) fn ending(username: &str, password: &SecretString, now: SystemTime, ends_at: SystemTime) -> Result<Self, ReadError> {
-        let life = ends_at.duration_since(now).unwrap_or_default();
-        Ok(Self { header: basic(username, password)?, renew_at: now + life.mul_f64(USED_PART), ends_at: Some(ends_at) })
+        let life = ends_at.duration_since(now).unwrap_or_default().max(SHORTEST_LIFE);
+        Ok(Self { header: basic(username, password)?, renew_at: now + life.mul_f64(USED_PART), ends_at: Some(now + life) })
     }
 
     pub(super) fn holds(&self, now: SystemTime) -> bool {
@@ -69,6 +73,8 @@ mod tests {
         let ending = Login::ending("AWS", &"token".into(), now, at(100)).unwrap();
         assert_eq!(ending.renew_at, at(80));
         assert!(ending.holds(at(99)) && !ending.holds(at(100)));
+        let over = Login::ending("AWS", &"token".into(), at(500), at(100)).unwrap();
+        assert!(over.holds(at(559)) && !over.holds(at(560)));
         let lasting = Login::lasting("user", &"password".into(), now).unwrap();
         assert_eq!(lasting.renew_at, at(300));
         assert!(lasting.holds(at(1_000_000)));

@@ -51,7 +51,7 @@ impl CredentialStores {
     }
 }
 
-type Outcome = Result<Arc<Login>, ReadError>;
+type Outcome = Result<Arc<Login>, Failed>;
 /// Under way or done. The read runs in a task of its own, owned by this: callers that leave do not
 /// end it.
 type Reading = Shared<BoxFuture<'static, Outcome>>;
@@ -74,8 +74,10 @@ struct State {
     heard_from: Option<SystemTime>,
 }
 
+#[derive(Clone)]
 struct Failed {
     error: ReadError,
+    /// The end of the pause that follows.
     until: SystemTime,
 }
 
@@ -112,7 +114,7 @@ impl CredentialStore {
     pub(in super::super) async fn current(&self) -> Result<HeaderValue, UpstreamError> {
         let read = match self.step(None) {
             Step::Use(header) => return Ok(header),
-            Step::Wait(reading) => reading.await.map(|login| login.header.clone()),
+            Step::Wait(reading) => reading.await.map(|login| login.header.clone()).map_err(|failed| failed.error),
             Step::GiveUp(error) => Err(error.unwrap_or_else(|| ReadError::refused("there are none"))),
         };
         read.map_err(|error| {
@@ -135,7 +137,7 @@ impl CredentialStore {
     fn step(&self, refused: Option<&HeaderValue>) -> Step {
         let now = self.clock.now();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        self.settle(&mut state, now);
+        self.settle(&mut state);
         let is_usable = |login: &&Arc<Login>| login.holds(now) && Some(&login.header) != refused;
         if let Some(login) = state.kept.as_ref().filter(is_usable).cloned() {
             if now >= login.renew_at && self.source.changes() && !state.is_left_alone(now) {
@@ -160,7 +162,7 @@ impl CredentialStore {
     }
 
     /// Takes over what a read that is done has brought.
-    fn settle(&self, state: &mut MutexGuard<'_, State>, now: SystemTime) {
+    fn settle(&self, state: &mut MutexGuard<'_, State>) {
         match state.reading.clone().and_then(FutureExt::now_or_never) {
             None => return,
             Some(Ok(login)) => {
@@ -170,7 +172,7 @@ impl CredentialStore {
                 }
                 state.kept = Some(login);
             }
-            Some(Err(error)) => state.failed = Some(Failed { error, until: now + FAILED_PAUSE }),
+            Some(Err(failed)) => state.failed = Some(failed),
         }
         state.reading = None;
     }
@@ -189,9 +191,12 @@ impl CredentialStore {
                 Ok(_) => tracing::debug!(source = %source.shown(), "read the credentials from {}", source.shown()),
                 Err(error) => tracing::warn!(source = %source.shown(), "cannot read the credentials of an upstream: {error}"),
             }
-            read.map(Arc::new)
+            read.map(Arc::new).map_err(|error| Failed { error, until: clock.now() + FAILED_PAUSE })
         }));
-        let ended = |joined: Result<Outcome, _>| joined.unwrap_or_else(|_| Err(ReadError::unreachable("the read was ended")));
+        let ended_at = self.clock.now();
+        let ended = move |joined: Result<Outcome, _>| {
+            joined.unwrap_or_else(|_| Err(Failed { error: ReadError::unreachable("the read was ended"), until: ended_at }))
+        };
         let reading = task.map(ended).boxed().shared();
         state.reading = Some(reading.clone());
         reading

@@ -44,7 +44,7 @@ async fn a_helper_is_asked_once_for_the_host_and_again_when_it_is_refused() {
     pulls(&server, 1).await;
     pulls(&server, 2).await;
     let call = format!("--profile a b;$x get {}", fake.host());
-    assert_eq!(calls(&server), [call.clone()]);
+    assert_eq!(calls(&server), std::slice::from_ref(&call));
     write_helper(server.directory.path(), &tells("user", "new"));
     fake.require_basic("user", "new");
     pulls(&server, 3).await;

@@ -7,7 +7,7 @@ use headpond::app::World;
 use reqwest::StatusCode;
 
 use super::{ARN, before, fakes, pulls, refused, secret, tag};
-use crate::fake_upstream::FakeUpstream;
+use crate::fake_upstream::{FakeUpstream, Fault, On};
 use crate::headpond::Headpond;
 
 const READ: &str = r#"headpond_credential_reads_total{outcome="read",source="secrets_manager"}"#;
@@ -18,6 +18,7 @@ async fn a_secret_is_read_once_for_all_who_need_it() {
     fake.require_basic("user", "token");
     aws.put_secret(ARN, &secret("user", "token"));
     aws.hold();
+    fake.on(On::Manifests).always(Fault::HangHead);
     let server = before(&fake, &aws, ARN).await;
     assert_eq!(aws.asked("GetSecretValue").len(), 0);
     let pull = |number: usize| {
@@ -26,7 +27,9 @@ async fn a_secret_is_read_once_for_all_who_need_it() {
     };
     let together = join_all((0..50).map(|number| pull(number % 9 + 1)));
     let release = async {
+        // None knows yet that credentials are wanted; then all do at once.
         fake.wait_until_requests("GET", "/manifests/", 9).await;
+        fake.release();
         aws.wait_until_asked("GetSecretValue", 1).await;
         aws.release();
     };
@@ -73,7 +76,6 @@ async fn a_secret_that_is_refused_for_good_is_not_read_at_every_request() {
     assert_eq!(refused(&fake), 10);
     fake.clock().advance(Duration::from_secs(11));
     aws.put_secret(ARN, &secret("user", "right"));
-    server.get("/v2/up/library/x/manifests/1?").await;
     fake.put_image("library/y", "1", &[]);
     assert_eq!(server.get("/v2/up/library/y/manifests/1").await.status, StatusCode::OK);
     assert_eq!(aws.asked("GetSecretValue").len(), 3);
