@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use futures::TryStreamExt;
 use object_store::{ObjectMeta, ObjectStoreExt};
 
+use super::footprint::disk_bytes;
 use super::inventory::is_same_file;
 use super::{BlobFiles, Bucket, StorageError, layout};
 use crate::oci::Digest;
@@ -32,8 +33,14 @@ impl BlobFiles {
         let parent = to.parent().unwrap_or(&to);
         self.disk().create_directory(parent).map_err(wrap)?;
         // First: once it is moved, the blob may come in again.
-        self.room().set_aside(digest);
-        self.disk().rename(&from, &to).map_err(wrap)?;
+        let taken = self.room().removed(digest);
+        let replaced_bytes = disk_bytes(&to).unwrap_or(0);
+        if let Err(error) = self.disk().rename(&from, &to) {
+            self.room().stays(taken.as_ref());
+            return Err(wrap(error));
+        }
+        self.room().lies_aside(taken.as_ref());
+        self.room().other_removed(replaced_bytes);
         // A move that a loss of power undoes is found again by the next scrub: nothing is synced.
         self.keep_quarantined(keep_bytes)?;
         Ok(true)
