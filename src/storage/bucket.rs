@@ -96,6 +96,8 @@ pub struct Bucket {
     objects: Arc<dyn ObjectStore>,
     presigner: Option<Presigner>,
     preconditions: KnownPreconditions,
+    /// What it is tried with: the same for all attempts, so that none leaves one behind.
+    probe_key: Key,
     metrics: BucketMetrics,
     guard: Guard,
     later: Arc<Later>,
@@ -140,7 +142,8 @@ impl Bucket {
         let objects: Arc<dyn ObjectStore> = Arc::new(Guarded::new(client.objects, guard.clone(), client.limits.timeout));
         let later = Arc::new(Later::new(Arc::clone(&objects), guard.clone()));
         let (preconditions, aborts) = (KnownPreconditions::default(), TaskTracker::new());
-        Self { objects, presigner: client.presigner, preconditions, metrics: client.metrics, guard, later, aborts }
+        let probe_key = layout::probe();
+        Self { objects, presigner: client.presigner, preconditions, probe_key, metrics: client.metrics, guard, later, aborts }
     }
 
     /// The records beside the blobs.
