@@ -92,7 +92,7 @@ impl Cache {
 
 async fn blocking(room: &Room, work: fn(&Room)) {
     let room = room.clone();
-    // One that panicked is tried again at its next turn.
+    // One that panicked is tried again at its next turn: the first walk at that of the recount.
     let _ = tokio::task::spawn_blocking(move || work(&room)).await;
 }
 

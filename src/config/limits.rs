@@ -14,6 +14,8 @@ const MAX_DURATION: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 const HEADER_BYTES: std::ops::RangeInclusive<u64> = 8 * 1024..=1024 * 1024;
 /// Bounds of `upload_part`: S3 takes no smaller parts, and each one is in memory.
 const UPLOAD_PART_BYTES: std::ops::RangeInclusive<u64> = 5 * 1024 * 1024..=1024 * 1024 * 1024;
+/// Most of `gc_settle`: what is condemned counts as absent meanwhile, and a condemnation is believed for minutes only.
+const MAX_GC_SETTLE: Duration = Duration::from_secs(2 * 60);
 /// Limits for which 0 means something: "none" or "at once".
 const MAY_BE_ZERO: [&str; 21] = [
     "max_redirects",
@@ -288,6 +290,9 @@ pub(super) fn validate(raw: Option<RawLimits>, problems: &mut Problems) -> Limit
     }
     if !UPLOAD_PART_BYTES.contains(&limits.upload_part) {
         problems.add("limits.upload_part", "must be 5MiB to 1GiB", "S3 takes no smaller parts; leave it out for its default of 8MiB");
+    }
+    if limits.gc_settle > MAX_GC_SETTLE {
+        problems.add("limits.gc_settle", "must be at most 2min", "leave it out for its default of 5s");
     }
     limits
 }

@@ -1,7 +1,14 @@
 //! What is allowed but probably not meant.
 
+use std::time::Duration;
+
 use super::upstream_address::Scheme;
-use super::{Config, Credentials, Listen, Problem, Rule, Storage};
+use super::{Config, Credentials, DeliveryMode, Listen, Problem, Rule, Storage};
+
+/// It is believed for ten minutes that the bucket has a blob.
+const LEAST_GRACE_OF_REDIRECTS: Duration = Duration::from_secs(10 * 60);
+/// Parts of uploads that are in memory at one time.
+const MANY_UPLOAD_BYTES: u64 = 1 << 30;
 
 pub(super) fn warnings(config: &Config) -> Vec<Problem> {
     let mut found = Vec::new();
@@ -10,6 +17,7 @@ pub(super) fn warnings(config: &Config) -> Vec<Problem> {
         warn("auth".to_owned(), "nobody can pull: no anonymous pull and no users", "set auth.users, or remove `anonymous: none`");
     }
     warn_of_storage(&config.storage, &mut warn);
+    warn_of_limits(config, &mut warn);
     for (index, listen) in config.listen.iter().enumerate() {
         warn_of_listener(config, index, listen, &mut warn);
     }
@@ -31,6 +39,19 @@ fn warn_of_storage(storage: &Storage, warn: &mut impl FnMut(String, &str, &str))
     if storage.min_free.is_some_and(|bytes| bytes >= total_bytes) {
         let hint = "lower it: as it is, no blob is kept";
         warn("storage.min_free".to_owned(), "is as much as the whole file system of storage.path has", hint);
+    }
+}
+
+fn warn_of_limits(config: &Config, warn: &mut impl FnMut(String, &str, &str)) {
+    let limits = &config.limits;
+    if config.storage.delivery == DeliveryMode::Redirect && limits.gc_grace < LEAST_GRACE_OF_REDIRECTS {
+        let what = "with storage.delivery: redirect, clients may be sent to blobs that were just deleted";
+        warn("limits.gc_grace".to_owned(), what, "raise it to 1h or more");
+    }
+    let parts_bytes = limits.upload_part.saturating_mul(limits.max_upload_parts as u64);
+    if config.storage.s3.is_some() && parts_bytes > MANY_UPLOAD_BYTES {
+        let what = "times limits.max_upload_parts is more than 1GiB, and all of it may be in memory";
+        warn("limits.upload_part".to_owned(), what, "lower one of them");
     }
 }
 

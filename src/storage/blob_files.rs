@@ -90,9 +90,12 @@ impl BlobFiles {
     pub fn remove(&self, digest: &Digest) -> Result<(), StorageError> {
         let path = self.layout.blob_file(digest);
         // First: once the file is gone, the blob may come in again.
-        self.room.removed(digest);
+        let taken = self.room.removed(digest);
         match self.disk.remove(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StorageError::file("remove", &path, error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                self.room.stays(taken.as_ref());
+                Err(StorageError::file("remove", &path, error))
+            }
             Ok(()) | Err(_) => Ok(()),
         }
     }

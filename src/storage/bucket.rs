@@ -24,7 +24,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path as Key;
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
 use tokio_util::task::TaskTracker;
 
 pub use client::{BucketEncryption, BucketSettings};
@@ -41,6 +41,9 @@ use presign::Presigner;
 
 /// Below this a call is not slow, whatever the limits say.
 const MIN_SLOW: Duration = Duration::from_secs(1);
+
+/// S3 copies objects up to this in one request.
+pub(super) const MAX_COPIED_BYTES: u64 = 5 << 30;
 
 /// How a bucket is reached.
 #[derive(Clone)]
@@ -93,6 +96,8 @@ pub struct Bucket {
     objects: Arc<dyn ObjectStore>,
     presigner: Option<Presigner>,
     preconditions: KnownPreconditions,
+    /// What it is tried with: the same for all attempts, so that none leaves one behind.
+    probe_key: Key,
     metrics: BucketMetrics,
     guard: Guard,
     later: Arc<Later>,
@@ -109,7 +114,22 @@ pub struct BucketStream {
     /// Length of the blob.
     pub total_bytes: u64,
     key: Key,
+    state: ObjectState,
     bytes: BoxStream<'static, object_store::Result<Bytes>>,
+}
+
+/// Which of the objects that ever had a key it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ObjectState {
+    e_tag: Option<String>,
+    modified: SystemTime,
+    pub(super) length_bytes: u64,
+}
+
+impl ObjectState {
+    fn of(object: &ObjectMeta) -> Self {
+        Self { e_tag: object.e_tag.clone(), modified: object.last_modified.into(), length_bytes: object.size }
+    }
 }
 
 impl Bucket {
@@ -122,7 +142,8 @@ impl Bucket {
         let objects: Arc<dyn ObjectStore> = Arc::new(Guarded::new(client.objects, guard.clone(), client.limits.timeout));
         let later = Arc::new(Later::new(Arc::clone(&objects), guard.clone()));
         let (preconditions, aborts) = (KnownPreconditions::default(), TaskTracker::new());
-        Self { objects, presigner: client.presigner, preconditions, metrics: client.metrics, guard, later, aborts }
+        let probe_key = layout::probe();
+        Self { objects, presigner: client.presigner, preconditions, probe_key, metrics: client.metrics, guard, later, aborts }
     }
 
     /// The records beside the blobs.
@@ -173,9 +194,23 @@ impl Bucket {
         match self.objects.get_opts(&key, options).await {
             Ok(found) => {
                 let (range, total_bytes) = (found.range.clone(), found.meta.size);
-                Ok(Some(BucketStream { start: range.start, end: range.end, total_bytes, key, bytes: found.into_stream() }))
+                let state = ObjectState::of(&found.meta);
+                Ok(Some(BucketStream { start: range.start, end: range.end, total_bytes, key, state, bytes: found.into_stream() }))
             }
             Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(StorageError::object(&key, error)),
+        }
+    }
+
+    /// Whether a blob is the object that it was.
+    ///
+    /// # Errors
+    /// When the bucket does not say.
+    pub(super) async fn is_still(&self, digest: &Digest, state: &ObjectState) -> Result<bool, StorageError> {
+        let key = layout::blob(digest);
+        match self.objects.head(&key).await {
+            Ok(object) => Ok(ObjectState::of(&object) == *state),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
             Err(error) => Err(StorageError::object(&key, error)),
         }
     }
@@ -251,6 +286,11 @@ impl Bucket {
 }
 
 impl BucketStream {
+    /// Which object it is of.
+    pub(super) const fn state(&self) -> &ObjectState {
+        &self.state
+    }
+
     /// The next bytes; `None` at the end.
     pub async fn next(&mut self) -> Option<Result<Bytes, StorageError>> {
         let next = self.bytes.next().await?;

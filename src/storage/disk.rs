@@ -78,9 +78,12 @@ pub trait Disk: std::fmt::Debug + Send + Sync {
     fn space(&self, directory: &Path) -> io::Result<Space> {
         let told = statvfs(directory)?;
         let bytes = |blocks: u64| blocks.saturating_mul(told.f_frsize);
-        Ok(Space { total_bytes: bytes(told.f_blocks), free_bytes: bytes(told.f_bavail), block_bytes: told.f_bsize })
+        Ok(Space { total_bytes: bytes(told.f_blocks), free_bytes: bytes(told.f_bavail), block_bytes: told.f_bsize.min(MAX_BLOCK_BYTES) })
     }
 }
+
+/// A file system that names more, as NFS does, means what it likes to send at a time.
+const MAX_BLOCK_BYTES: u64 = 64 * 1024;
 
 /// What a file system has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -76,7 +76,7 @@ pub struct Condemned {
     at: Instant,
 }
 
-/// The marks of one store; cheap to clone.
+/// The marks of one store; cheap to clone. What is for those who write is for pushes; what is cached is only linked.
 #[derive(Clone, Debug)]
 pub struct GcMarks {
     records: Records,

@@ -171,6 +171,18 @@ impl Index {
         }
     }
 
+    /// Adds a blob that is on disk after all, unless it is known, as the least recently used one.
+    pub(super) fn found(&mut self, blob: &Taken) {
+        if !self.knows(&blob.digest) {
+            self.put_back(blob);
+        }
+    }
+
+    /// Whether a blob is there.
+    pub(super) fn knows(&self, digest: &Digest) -> bool {
+        self.find(digest).is_some()
+    }
+
     /// Adds a blob that the walk found, unless it is known. Returns what the walk gives back to
     /// [`Index::settle`].
     pub(super) fn seen(&mut self, digest: &Digest, disk_bytes: u64, modified_ms: u64, length_bytes: u64) -> Option<Waiting> {

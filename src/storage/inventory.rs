@@ -120,7 +120,8 @@ impl Inventory {
                 blocking(move || blobs.quarantine(&digest, &check.file, keep_bytes)).await
             }
             (Self::Bucket(bucket), BlobCheck::Stream(check)) => {
-                bucket.quarantine(&digest, check.stream.total_bytes, keep_bytes).await.map(|()| true)
+                let checked = check.stream.state().clone();
+                bucket.quarantine(&digest, &checked, keep_bytes).await
             }
             (Self::Disk(_), BlobCheck::Stream(_)) | (Self::Bucket(_), BlobCheck::File(_)) => Ok(false),
         }

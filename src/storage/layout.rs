@@ -94,8 +94,8 @@ impl Layout {
 
     /// The trees that hold records.
     #[must_use]
-    pub fn record_trees(&self) -> [PathBuf; 3] {
-        [self.images(), self.root.join("repositories"), self.root.join("sources")]
+    pub fn record_trees(&self) -> [PathBuf; 4] {
+        [self.images(), self.root.join("repositories"), self.root.join("sources"), self.root.join("gc")]
     }
 
     fn images(&self) -> PathBuf {

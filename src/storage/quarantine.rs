@@ -8,14 +8,14 @@ use std::path::PathBuf;
 use futures::TryStreamExt;
 use object_store::{ObjectMeta, ObjectStoreExt};
 
+use super::bucket::{MAX_COPIED_BYTES, ObjectState};
+use super::footprint::disk_bytes;
 use super::inventory::is_same_file;
 use super::{BlobFiles, Bucket, StorageError, layout};
 use crate::oci::Digest;
 
 /// What the system counts the blocks of a file in.
 const BLOCK_BYTES: u64 = 512;
-/// S3 copies objects up to this in one request; larger ones are not worth more.
-const MAX_COPIED_BYTES: u64 = 5 << 30;
 
 impl BlobFiles {
     /// Moves a blob to the quarantine, if it still is `file`, and has no more than `keep_bytes` lie
@@ -32,8 +32,14 @@ impl BlobFiles {
         let parent = to.parent().unwrap_or(&to);
         self.disk().create_directory(parent).map_err(wrap)?;
         // First: once it is moved, the blob may come in again.
-        self.room().set_aside(digest);
-        self.disk().rename(&from, &to).map_err(wrap)?;
+        let taken = self.room().removed(digest);
+        let replaced_bytes = disk_bytes(&to).unwrap_or(0);
+        if let Err(error) = self.disk().rename(&from, &to) {
+            self.room().stays(taken.as_ref());
+            return Err(wrap(error));
+        }
+        self.room().lies_aside(taken.as_ref());
+        self.room().other_removed(replaced_bytes);
         // A move that a loss of power undoes is found again by the next scrub: nothing is synced.
         self.keep_quarantined(keep_bytes)?;
         Ok(true)
@@ -64,17 +70,31 @@ impl BlobFiles {
 }
 
 impl Bucket {
-    /// Copies a blob of `length_bytes` to the quarantine and removes it, and has no more than
-    /// `keep_bytes` lie there.
+    /// Copies a blob to the quarantine and removes it, if it still is `checked`, and has no more than `keep_bytes` lie there. False if it is not. One that cannot be copied
+    /// is removed all the same: nobody is to get it.
     ///
     /// # Errors
     /// When the bucket does not do it; then the blob may still be in its place.
-    pub async fn quarantine(&self, digest: &Digest, length_bytes: u64, keep_bytes: u64) -> Result<(), StorageError> {
+    pub(super) async fn quarantine(&self, digest: &Digest, checked: &ObjectState, keep_bytes: u64) -> Result<bool, StorageError> {
         let (from, to) = (layout::blob(digest), layout::quarantined(digest));
-        if length_bytes <= MAX_COPIED_BYTES.min(keep_bytes) {
-            self.objects().copy(&from, &to).await.map_err(|error| StorageError::object(&from, error))?;
+        if !self.is_still(digest, checked).await? {
+            return Ok(false);
+        }
+        if checked.length_bytes <= MAX_COPIED_BYTES.min(keep_bytes)
+            && let Err(error) = self.objects().copy(&from, &to).await
+        {
+            tracing::warn!(%digest, %error, "a rotten blob could not be copied to the quarantine");
+        }
+        // Copying takes a while, and what somebody put there meanwhile is not rotten.
+        if !self.is_still(digest, checked).await? {
+            return Ok(false);
         }
         self.delete(digest).await?;
+        self.keep_quarantined(keep_bytes).await.map(|()| true)
+    }
+
+    /// Removes the longest quarantined blobs until no more than `keep_bytes` are left.
+    async fn keep_quarantined(&self, keep_bytes: u64) -> Result<(), StorageError> {
         let prefix = layout::quarantine();
         let wrap = |error| StorageError::object(&prefix, error);
         let mut kept: Vec<ObjectMeta> = self.objects().list(Some(&prefix)).try_collect().await.map_err(wrap)?;

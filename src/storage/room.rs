@@ -8,12 +8,14 @@
 mod books;
 mod reservation;
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::sync::Notify;
 
+use super::index::Taken;
 use super::{Disk, Layout, Space, StorageError};
 use crate::clock::Clock;
 use crate::oci::Digest;
@@ -138,16 +140,34 @@ impl Room {
         self.books().index.release(digest);
     }
 
-    /// A blob's file goes by other hands than eviction's.
-    pub(super) fn removed(&self, digest: &Digest) {
-        self.books().index.remove(digest);
+    /// A blob's file goes by other hands than eviction's. What [`Room::stays`] wants if it does not.
+    pub(super) fn removed(&self, digest: &Digest) -> Option<Taken> {
+        self.books().index.remove(digest)
     }
 
-    /// A blob's file goes somewhere else below the store's directory, where nothing is evicted.
-    pub(super) fn set_aside(&self, digest: &Digest) {
-        let mut books = self.books();
-        let aside_bytes = books.index.remove(digest).map_or(0, |blob| blob.disk_bytes);
-        books.other_changed(aside_bytes, 0);
+    /// A blob's file did not go after all.
+    pub(super) fn stays(&self, blob: Option<&Taken>) {
+        if let Some(blob) = blob {
+            self.books().index.found(blob);
+        }
+    }
+
+    /// A blob that was taken out lies somewhere else below the store's directory, where nothing is evicted.
+    pub(super) fn lies_aside(&self, blob: Option<&Taken>) {
+        self.books().other_changed(blob.map_or(0, |blob| blob.disk_bytes), 0);
+    }
+
+    /// Adds blobs that are on disk and were not known. Blocks.
+    pub(super) fn take_in(&self, blobs: &[Taken], manifests: &HashSet<Digest>) {
+        // What is on its way out is on disk, too.
+        let _turn = self.shared.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+        for blob in blobs.iter().filter(|blob| self.shared.layout.blob_file(&blob.digest).exists()) {
+            let mut books = self.books();
+            books.index.found(blob);
+            if manifests.contains(&blob.digest) {
+                books.index.pin(&blob.digest);
+            }
+        }
     }
 
     /// What was set aside is gone, or something else that is not a blob.

@@ -5,17 +5,21 @@
 //! Blobs come first, so that something can be evicted soon; then the records, which say which of the
 //! blobs are manifests and stay.
 
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, DirEntry, Metadata};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::footprint::disk_bytes;
-use super::index::Waiting;
+use super::index::{Taken, Waiting};
 use super::room::{Room, Seen};
 use crate::oci::{Algorithm, Digest};
 
 /// Blobs, and pins, that are noted at a time.
 const BATCH: usize = 256;
+/// Blobs that a later walk takes in; more are left to the next one.
+const MAX_UNKNOWN: usize = 100_000;
 
 impl Room {
     /// Walks the disk once: after that it is known what is used, and in which order. Blocks.
@@ -34,12 +38,26 @@ impl Room {
         tracing::debug!(blobs = waiting.len(), other_bytes, "the store has been walked");
     }
 
-    /// Counts again what is no blob: directories grow, and others may put something there. Blocks.
+    /// Counts again what is no blob: directories grow, and others may put something there. Takes in blobs
+    /// that no walk could see. Blocks.
     pub fn recount(&self) {
+        if self.books().is_walking() {
+            // The first walk did not come to its end.
+            return self.walk();
+        }
         let before_bytes = self.books().other_bytes();
-        let counted_bytes = walk_store(self, &mut Recount);
-        if !self.is_stopping() {
-            self.books().recounted_other(counted_bytes, before_bytes);
+        let mut recount = Recount { room: self, seen: Vec::new(), unknown: HashMap::new(), manifests: HashSet::new() };
+        let counted_bytes = walk_store(self, &mut recount);
+        if self.is_stopping() {
+            return;
+        }
+        self.books().recounted_other(counted_bytes, before_bytes);
+        let Recount { unknown, manifests, .. } = recount;
+        if !unknown.is_empty() {
+            tracing::warn!(blobs = unknown.len(), "blobs are on disk that were not counted; they are from now on");
+            let mut unknown: Vec<Taken> = unknown.into_values().collect();
+            unknown.sort_unstable_by_key(|blob| std::cmp::Reverse(blob.used_ms));
+            self.take_in(&unknown, &manifests);
         }
     }
 }
@@ -86,14 +104,38 @@ impl Finder for FirstWalk<'_> {
     }
 }
 
-/// A later one: blobs are known.
-struct Recount;
+/// A later one: nearly all blobs are known.
+struct Recount<'a> {
+    room: &'a Room,
+    seen: Vec<Taken>,
+    unknown: HashMap<Digest, Taken>,
+    /// Of the unknown ones.
+    manifests: HashSet<Digest>,
+}
 
-impl Finder for Recount {
-    fn blob(&mut self, _: Digest, _: &Metadata) {}
-    fn end_of_directory(&mut self) {}
+impl Finder for Recount<'_> {
+    fn blob(&mut self, digest: Digest, metadata: &Metadata) {
+        let used_ms = metadata.modified().map_or(0, super::unix_milliseconds);
+        self.seen.push(Taken { digest, disk_bytes: metadata.blocks() * 512, used_ms });
+        if self.seen.len() >= BATCH {
+            self.end_of_directory();
+        }
+    }
+
+    fn end_of_directory(&mut self) {
+        let books = self.room.books();
+        let unknown = self.seen.drain(..).filter(|blob| !books.index.knows(&blob.digest));
+        let room_left = MAX_UNKNOWN.saturating_sub(self.unknown.len());
+        self.unknown.extend(unknown.take(room_left).map(|blob| (blob.digest, blob)));
+    }
+
     fn other(&mut self, _: u64) {}
-    fn manifest(&mut self, _: &Digest) {}
+
+    fn manifest(&mut self, digest: &Digest) {
+        if self.unknown.contains_key(digest) {
+            self.manifests.insert(*digest);
+        }
+    }
 }
 
 /// Returns how much is there that is no blob.
@@ -155,7 +197,7 @@ impl<F: Finder> Walk<'_, F> {
 
     /// The entries of a directory, itself counted; none once the walk is to stop.
     fn entries(&mut self, directory: &Path) -> impl Iterator<Item = DirEntry> + use<F> {
-        let entries = if self.room.is_stopping() { None } else { fs::read_dir(directory).ok() };
+        let entries = if self.room.is_stopping() { None } else { readable(fs::read_dir(directory), directory) };
         if entries.is_some() {
             self.other(disk_bytes(directory).unwrap_or(0));
         }
@@ -166,6 +208,16 @@ impl<F: Finder> Walk<'_, F> {
         self.other_bytes += disk_bytes;
         self.finder.other(disk_bytes);
     }
+}
+
+/// What could be read; what could not is told, unless it is not there.
+fn readable<T>(read: io::Result<T>, directory: &Path) -> Option<T> {
+    let told = read.inspect_err(|error| {
+        if error.kind() != io::ErrorKind::NotFound {
+            tracing::warn!(path = %directory.display(), %error, "a directory could not be read: what is in it is not counted");
+        }
+    });
+    told.ok()
 }
 
 /// If a directory holds records of manifests: those of which algorithm.

@@ -57,7 +57,7 @@ impl Scrub {
     pub(super) async fn referring_to(&self, digest: &Digest) -> Result<Vec<String>, StorageError> {
         let (mut names, mut walk) = (Vec::new(), self.parts.store.records.walk());
         while let Some(contents) = walk.next().await? {
-            if contents.links.iter().chain(&contents.manifests).any(|listed| listed.item == *digest) {
+            if refers_to(&contents, digest) {
                 names.push(contents.name.to_string());
                 if names.len() >= MAX_NAMED {
                     break;
@@ -65,6 +65,17 @@ impl Scrub {
             }
         }
         Ok(names)
+    }
+
+    /// Whether a hosted repository refers to a blob by now.
+    pub(super) async fn became_hosted(&mut self, digest: &Digest) -> Result<bool, StorageError> {
+        let mut walk = self.parts.store.records.walk();
+        while let Some(contents) = walk.next().await? {
+            if refers_to(&contents, digest) && self.is_hosted(&contents).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn repository(&mut self, contents: &RepositoryContents) -> Result<(), StorageError> {
@@ -217,4 +228,8 @@ impl Scrub {
         self.teller.found(Finding { wrong, outcome, digest, repository: Some(repository.to_string()), tag, detail }).await;
         Ok(outcome == Outcome::Removed)
     }
+}
+
+fn refers_to(contents: &RepositoryContents, digest: &Digest) -> bool {
+    contents.links.iter().chain(&contents.manifests).any(|listed| listed.item == *digest)
 }

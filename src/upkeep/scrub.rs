@@ -5,7 +5,8 @@
 //! cached is put aside and fetched again when it is next asked for. A rotten one that is hosted is
 //! nobody else's to give: it is reported and left alone.
 //!
-//! A blob that became hosted after the records were read was verified by whoever pushed it.
+//! Somebody may have pushed an image with a blob that was there, and sent none of its bytes: before a
+//! rotten one goes, it is looked for in the repositories once more.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -121,6 +122,11 @@ impl Scrub {
             Checked::Rotten(_, detail) if is_truth && self.hosted.is_incomplete => {
                 self.not_mended(&blob.digest, format!("{detail}; left alone: it may be hosted, since some records cannot be read")).await;
             }
+            Checked::Rotten(check, detail) if is_truth => match self.became_hosted(&blob.digest).await {
+                Ok(false) => self.quarantine(place, &blob.digest, check, detail).await,
+                Ok(true) => self.hosted_is_rotten(&blob.digest, detail).await,
+                Err(error) => self.not_mended(&blob.digest, format!("{detail}; it is not known whether it is hosted: {error}")).await,
+            },
             Checked::Rotten(check, detail) => self.quarantine(place, &blob.digest, check, detail).await,
             Checked::Unknown(detail) => self.not_mended(&blob.digest, detail).await,
         }

@@ -25,6 +25,9 @@ use crate::cluster::{self, Cluster, RefusalKind, ReplicaKey, STALE_HEADER, Signe
 use crate::oci::{Digest, ManifestSummary, Reference, RepositoryName, Tag};
 use crate::telemetry::metrics::ReplicaResult;
 
+/// A replica that sends nothing may be waiting for an upstream that stalls, and connect to it anew: it has
+/// so many times as long as an upstream.
+const STALL_PATIENCE: u32 = 2;
 /// The source of requests that are for no content.
 const NO_SOURCE: &str = "-";
 
@@ -82,9 +85,10 @@ impl Replicas {
         key: ReplicaKey,
         clock: Clock,
         peer_timeout: Duration,
-        limits: UpstreamLimits,
+        mut limits: UpstreamLimits,
     ) -> Result<Self, UpstreamBuildError> {
         let client = transport::direct(&limits, peer_timeout)?;
+        limits.stall_timeout *= STALL_PATIENCE;
         Ok(Self { parts: Arc::new(Parts { cluster, key, client, clock, peer_timeout, limits }) })
     }
 

@@ -427,6 +427,19 @@ fn what_is_probably_not_meant_is_warned_of() {
     assert_eq!(Config::default().warnings(), []);
     let warnings = parse("storage: {max_size: 1000PiB, min_free: 1000PiB}").warnings();
     assert_eq!(warnings.iter().map(|warning| warning.path.as_str()).collect::<Vec<_>>(), ["storage.max_size", "storage.min_free"]);
+    std::fs::write(directory.path().join("key"), "x").unwrap();
+    let text = "storage: {s3: {bucket: b, access_key: 'file:key', secret_key: 'file:key'}, delivery: redirect}\n\
+                limits: {gc_grace: 5m, upload_part: 1GiB}";
+    let warnings = Config::parse(text, directory.path()).unwrap().warnings();
+    assert_eq!(warnings.iter().map(|warning| warning.path.as_str()).collect::<Vec<_>>(), ["limits.gc_grace", "limits.upload_part"]);
+}
+
+#[test]
+fn a_condemned_blob_is_not_left_for_longer_than_a_condemnation_is_believed() {
+    let directory = tempfile::tempdir().unwrap();
+    let settle = |text: &str| Config::parse(&format!("limits: {{gc_settle: {text}}}"), directory.path());
+    assert_eq!(settle("2m").unwrap().limits.gc_settle, std::time::Duration::from_secs(120));
+    assert!(settle("3m").is_err());
 }
 
 #[test]

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use headpond::clock::Clock;
 use headpond::http::{ControlError, ControlEvents, ask_control};
 use headpond::oci::Digest;
-use headpond::storage::{Disk, Records, Store, StoreParts, connect_control};
+use headpond::storage::{BlobCheck, Bucket, Disk, Inventory, Records, Store, StoreParts, connect_control};
 use headpond::tasks::Tasks;
 use headpond::telemetry::metrics::Metrics;
 use headpond::upkeep::report::{Event, Finding, Outcome, ScrubReport, Wrong};
@@ -19,6 +19,7 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 use tempfile::TempDir;
 
+use crate::fake_bucket::{FakeBucket, Fault};
 use crate::fake_upstream::{FakeUpstream, Image, pseudo_random};
 use crate::faulty_disk::FaultyDisk;
 use crate::faulty_records::FaultyRecords;
@@ -402,4 +403,36 @@ async fn the_bucket_is_read_only_when_it_is_asked_for_and_then_mended_as_the_dis
     let key = Key::from(format!("quarantine/sha256/{}", cached.layers[0].hex()));
     assert_eq!(world.objects.get(&key).await.unwrap().bytes().await.unwrap(), &b"something else"[..]);
     assert!(outcome_of(upkeep.scrub(everything).await.unwrap()).await.1.unwrap().rotten_cached == 0);
+}
+
+/// A blob with other bytes than its digest's, read to its end.
+async fn rotten_blob(bucket: &Bucket) -> (Digest, Inventory, BlobCheck) {
+    let digest = Digest::of(b"what it was");
+    bucket.put(&digest, Bytes::from_static(b"something else")).await.unwrap();
+    let place = Inventory::Bucket(bucket.clone());
+    let mut check = place.check(&digest).await.unwrap().unwrap();
+    while check.step().await.unwrap().is_some() {}
+    assert!(!check.holds(&digest));
+    (digest, place, check)
+}
+
+#[tokio::test]
+async fn an_object_that_was_replaced_while_it_was_checked_stays() {
+    let fake = FakeBucket::start().await;
+    let bucket = Bucket::new(fake.client().await);
+    let (digest, place, check) = rotten_blob(&bucket).await;
+    bucket.put(&digest, Bytes::from_static(b"what it was")).await.unwrap();
+    assert!(!place.quarantine(&digest, check, 1 << 20).await.unwrap());
+    assert_eq!(bucket.stat(&digest).await.unwrap(), Some(11));
+}
+
+#[tokio::test]
+async fn a_rotten_object_goes_although_it_cannot_be_copied() {
+    let fake = FakeBucket::start().await;
+    let bucket = Bucket::new(fake.client().await);
+    let (digest, place, check) = rotten_blob(&bucket).await;
+    fake.break_path("/quarantine/", Fault::AccessDenied);
+    assert!(place.quarantine(&digest, check, 1 << 20).await.unwrap());
+    assert!(fake.has_broken());
+    assert_eq!(bucket.stat(&digest).await.unwrap(), None);
 }

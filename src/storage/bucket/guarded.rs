@@ -16,6 +16,7 @@ use object_store::{
 };
 use tokio::time::{Instant, timeout_at};
 
+use super::MAX_COPIED_BYTES;
 use super::failure::Unavailable;
 use super::guard::{Call, Guard};
 use crate::telemetry::metrics::BucketOperation;
@@ -25,6 +26,8 @@ use crate::telemetry::metrics::BucketOperation;
 const SMALL_BODY_BYTES: u64 = 1024 * 1024;
 /// Slower than this an upload counts as hanging.
 const MIN_UPLOAD_BYTES_PER_SECOND: u64 = 128 * 1024;
+/// Slower than this no server copies within itself. A copy is not told how long the object is.
+const MIN_COPIED_BYTES_PER_SECOND: u64 = 16 * 1024 * 1024;
 /// Of calls that go on in pages which are not seen one by one.
 const PAGES: u32 = 6;
 /// What is looked for where nothing but the answer matters. It is never there.
@@ -157,7 +160,9 @@ impl ObjectStore for Guarded {
     }
 
     async fn copy_opts(&self, from: &Key, to: &Key, options: CopyOptions) -> Result<()> {
-        self.guard.run(self.short(BucketOperation::Copy), self.objects.copy_opts(from, to, options)).await
+        let within = self.timeout + Duration::from_secs(MAX_COPIED_BYTES / MIN_COPIED_BYTES_PER_SECOND);
+        let call = Call { operation: BucketOperation::Copy, within, is_short: false };
+        self.run_long(call, self.objects.copy_opts(from, to, options)).await
     }
 }
 

@@ -7,7 +7,7 @@ use object_store::path::Path as Key;
 use object_store::{CopyMode, CopyOptions, Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, Result, UpdateVersion};
 
 use super::{Bucket, failure};
-use crate::storage::{Preconditions, StorageError, Support, layout};
+use crate::storage::{Preconditions, StorageError, Support};
 use crate::telemetry::metrics::BucketResult;
 
 /// First pause before a bucket that did not answer is tried again; it doubles.
@@ -50,11 +50,12 @@ impl Bucket {
     /// # Errors
     /// When the bucket does not say, or does not take an object.
     pub async fn probe(&self) -> Result<Preconditions, StorageError> {
-        let key = layout::probe();
-        let tried = try_all(&*self.objects, &key).await;
-        let removed = self.objects.delete(&key).await;
-        let found = tried.map_err(|error| StorageError::object(&key, error))?;
-        removed.map_err(|error| StorageError::object(&key, error))?;
+        let key = &self.probe_key;
+        let tried = try_all(&*self.objects, key).await;
+        // Where the bucket goes away in between, the next attempt takes the same one.
+        let removed = self.objects.delete(key).await;
+        let found = tried.map_err(|error| StorageError::object(key, error))?;
+        removed.map_err(|error| StorageError::object(key, error))?;
         Ok(found)
     }
 

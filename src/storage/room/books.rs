@@ -216,7 +216,7 @@ impl Books {
         Some(self.kept_bytes())
     }
 
-    pub(super) const fn is_walking(&self) -> bool {
+    pub(in crate::storage) const fn is_walking(&self) -> bool {
         self.is_walking
     }
 

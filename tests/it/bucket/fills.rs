@@ -1,5 +1,7 @@
 //! Blobs on their way through the bucket.
 
+use std::time::Duration;
+
 use reqwest::Method;
 
 use super::{MIB, fake_with_image, key, pull, replica, stored};
@@ -131,4 +133,24 @@ async fn a_blob_that_upstream_does_not_complete_leaves_nothing_in_the_bucket() {
     server.wait_for_fills().await;
     super::eventually("the upload is aborted", || bucket.unfinished_uploads() == 0).await;
     assert!(!bucket.file(&key(&image.layers[0])).exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_replica_retired_is_recorded_again_when_it_is_pulled_from_memory() {
+    let (fake, image, _) = fake_with_image(8, MIB).await;
+    let bucket = FakeBucket::start().await;
+    let server = replica(&fake, &bucket, "", "").await;
+    pull(&server, &image).await;
+    stored(&bucket, &image).await;
+    let hex = image.digest.hex();
+    let record = bucket.file(&format!("images/up/library/x/_manifests/sha256/{hex}"));
+    let links = bucket.file("images/up/library/x/_blobs");
+    std::fs::remove_file(&record).unwrap();
+    std::fs::remove_dir_all(&links).unwrap();
+    server.clock.advance(Duration::from_secs(7 * 3600));
+    let answer = server.get(&format!("/v2/up/library/x/manifests/{}", image.digest)).await;
+    assert_eq!(answer.digest(), image.digest);
+    super::eventually("it is recorded again", || record.exists()).await;
+    let linked = [&image.config, &image.layers[0]].map(|digest| links.join("sha256").join(digest.hex()).exists());
+    assert_eq!(linked, [true, true], "links are written before the manifest's record");
 }

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::du::du;
 use crate::fake_upstream::pseudo_random;
-use crate::faulty_disk::FaultyDisk;
+use crate::faulty_disk::{FaultyDisk, Operation};
 use crate::small_disk::SmallDisk;
 
 const KIB: u64 = 1024;
@@ -447,4 +447,58 @@ fn sha512_blobs_are_counted_and_evicted_as_well() {
     assert!((10..16).map(|seed| put(&store, seed)).all(|digest| is_here(&store, &digest)));
     assert!(!is_here(&store, &first[0]));
     assert!(du(directory.path()) <= 8 * MIB);
+}
+
+#[test]
+fn blobs_that_the_walk_could_not_see_are_counted_and_go_first() {
+    let (directory, _, store) = capped(8 * MIB);
+    let known = fill(&store, 1, 2 * MIB).unwrap();
+    let bytes = pseudo_random(2, 2 * MIB as usize);
+    let unseen = Digest::of(&bytes);
+    let path = directory.path().join(format!("blobs/sha256/{}/{}", &unseen.hex()[..2], unseen.hex()));
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, bytes).unwrap();
+    store.blobs.room().recount();
+    let numbers = store.blobs.room().numbers();
+    assert_eq!((numbers.blobs, numbers.used_bytes), (2, du(directory.path())));
+    fill_all(&store, 3..5, 2 * MIB);
+    assert!(!is_here(&store, &unseen) && is_here(&store, &known), "it goes before all others");
+    assert_eq!(store.blobs.room().numbers().used_bytes, du(directory.path()));
+}
+
+#[test]
+fn a_blob_that_does_not_go_stays_counted() {
+    for (operation, nth) in [(Operation::Remove, 1), (Operation::Rename, 2)] {
+        let directory = TempDir::new().unwrap();
+        let disk = FaultyDisk::full_from(operation, nth);
+        let store = Store::open(StoreParts { disk, ..parts(&directory, Some(8 * MIB), &Clock::system()) }).unwrap();
+        store.blobs.room().walk();
+        let digest = fill(&store, 1, MIB).unwrap();
+        let before = store.blobs.room().numbers();
+        match operation {
+            Operation::Remove => store.blobs.remove(&digest).expect_err("it does not go"),
+            _ => {
+                let file = store.blobs.open_unused(&digest).unwrap().unwrap().file;
+                store.blobs.quarantine(&digest, &file, MIB).expect_err("it does not go")
+            }
+        };
+        assert!(is_here(&store, &digest));
+        let after = store.blobs.room().numbers();
+        assert_eq!((after.blobs, after.used_bytes, after.kept_bytes), (before.blobs, before.used_bytes, before.kept_bytes));
+    }
+}
+
+#[test]
+fn a_blob_that_rots_twice_is_counted_once() {
+    let (directory, _, store) = capped(8 * MIB);
+    for _ in 0..2 {
+        let digest = fill(&store, 1, MIB).unwrap();
+        let file = store.blobs.open_unused(&digest).unwrap().unwrap().file;
+        assert!(store.blobs.quarantine(&digest, &file, 4 * MIB).unwrap());
+    }
+    let counted = store.blobs.room().numbers().used_bytes;
+    // But for the directories of the quarantine, which are counted by the next walk.
+    assert!(counted <= du(directory.path()), "{counted}");
+    store.blobs.room().recount();
+    assert_eq!(store.blobs.room().numbers().used_bytes, du(directory.path()));
 }
