@@ -382,7 +382,10 @@ fn mirrors_are_addresses_or_mappings() {
     let one = rule("mirrors: mirror.gcr.io").mirrors.remove(0);
     assert_eq!((one.upstream.to_string().as_str(), one.upstream_prefix, one.ca), ("https://mirror.gcr.io", None, None));
     let two = rule("mirrors: [mirror.gcr.io, {upstream: 'http://127.0.0.1:5101', upstream_prefix: hub-proxy}]").mirrors.remove(1);
-    assert_eq!((two.upstream.to_string().as_str(), two.upstream_prefix), ("http://127.0.0.1:5101", Some(Prefix::Name("hub-proxy".to_owned()))));
+    assert_eq!(
+        (two.upstream.to_string().as_str(), two.upstream_prefix),
+        ("http://127.0.0.1:5101", Some(Prefix::Name("hub-proxy".to_owned())))
+    );
     for (mirrors, path, what) in [
         ("[]", "rules[0].mirrors", "must be 1 to 8 mirrors"),
         ("[a, b, c, d, e, f, g, h, i]", "rules[0].mirrors", "must be 1 to 8 mirrors"),
