@@ -66,8 +66,7 @@ impl Headpond {
     /// A server with this configuration file.
     pub(crate) async fn configured(text: &str, clock: Clock, directory: TempDir, world: World) -> Self {
         let config = Config::parse(text, directory.path()).unwrap();
-        // Boxed: every test's future holds it.
-        let running = Box::pin(start(config, World { clock: clock.clone(), ..world })).await.unwrap();
+        let running = start(config, World { clock: clock.clone(), ..world }).await.unwrap();
         let client = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         Self { running, clock, directory, client }
     }

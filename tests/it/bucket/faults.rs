@@ -50,7 +50,7 @@ async fn whatever_request_meets(fault: Fault, first: usize) {
         let (fake, image, _) = fake_with_image(nth as u64, MIB).await;
         let bucket = FakeBucket::start().await;
         bucket.break_nth(nth, fault);
-        scenario(&fake, &bucket, &image, &format!("request {nth} meets {fault:?}")).await;
+        Box::pin(scenario(&fake, &bucket, &image, &format!("request {nth} meets {fault:?}"))).await;
         assert_blobs_are_right(&bucket, &format!("request {nth} met {fault:?}"));
         if !bucket.has_broken() {
             assert!(nth > 20, "the scenario made only {nth} requests");
@@ -114,6 +114,6 @@ async fn a_bucket_that_breaks_for_good_breaks_no_pull() {
         let (fake, image, _) = fake_with_image(1, MIB).await;
         let bucket = FakeBucket::start().await;
         bucket.break_with(fault);
-        scenario(&fake, &bucket, &image, &format!("all requests meet {fault:?}")).await;
+        Box::pin(scenario(&fake, &bucket, &image, &format!("all requests meet {fault:?}"))).await;
     }
 }
