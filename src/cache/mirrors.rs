@@ -107,9 +107,9 @@ impl Origin {
     /// The upstream and its mirrors, as they are asked for content by digest: those that are well first,
     /// otherwise as they are configured.
     pub(super) fn places(&self) -> Vec<Place> {
-        let is_due = |upstream: &Upstream| upstream.held_off(Purpose::Revalidate).is_some();
-        let primary = self.upstream.as_ref().map(|upstream| (is_due(upstream), Place::Primary));
-        let mirrors = self.mirrors.iter().map(|mirror| (is_due(&mirror.upstream), Place::Mirror(mirror.clone())));
+        let is_held_off = |upstream: &Upstream| upstream.held_off(Purpose::Revalidate).is_some();
+        let primary = self.upstream.as_ref().map(|upstream| (is_held_off(upstream), Place::Primary));
+        let mirrors = self.mirrors.iter().map(|mirror| (is_held_off(&mirror.upstream), Place::Mirror(mirror.clone())));
         let mut places: Vec<_> = primary.into_iter().chain(mirrors).collect();
         places.sort_by_key(|(is_held_off, _)| *is_held_off);
         places.into_iter().map(|(_, place)| place).collect()
@@ -159,7 +159,10 @@ impl Cache {
         if origin.mirrors.is_empty() || !is_no_answer(&failure) || !self.is_unknown(origin, tag).await {
             return Err(failure.into());
         }
-        let Some(manifest) = self.import_from_mirror(origin, &Reference::Tag(tag.clone())).await else { return Err(failure.into()) };
+        // What the upstream has named by a HEAD counts, however long ago that was.
+        let named = self.memory.heads.get(&(origin.key(), tag.clone())).map(|memo| Reference::Digest(memo.header.digest));
+        let reference = named.unwrap_or_else(|| Reference::Tag(tag.clone()));
+        let Some(manifest) = self.import_from_mirror(origin, &reference).await else { return Err(failure.into()) };
         self.set_unknown_tag(origin, tag, manifest.digest, place);
         tracing::info!(
             repository = %origin.repository, %tag, digest = %manifest.digest, error = %failure,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use reqwest::StatusCode;
+
 use super::{PAUSE, Scene, TAG};
 use crate::fake_upstream::{Fault, Image, On};
 use crate::headpond::Answer;
@@ -100,4 +102,17 @@ async fn a_tag_that_has_moved_is_the_upstreams_word_and_its_manifest_may_be_a_mi
     scene.primary.on(On::ManifestGet).always(Fault::Status(503));
     let answer = scene.server.get(TAG).await;
     assert_eq!((answer.digest(), is_stale(&answer)), (moved.digest, false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_upstream_named_by_a_head_is_not_turned_back_either() {
+    let scene = Scene::with_mirrors(1).await;
+    let moved = moved(&scene);
+    assert_eq!(scene.server.head(TAG).await.header("docker-content-digest"), moved.digest.to_string());
+    scene.server.clock.advance(DAY);
+    scene.primary.stop().await;
+    assert_eq!(scene.server.get(TAG).await.status, StatusCode::SERVICE_UNAVAILABLE, "the mirror has another one under the tag");
+    scene.mirrors[0].put_image("library/x", "other", &["moved".into()]);
+    assert_eq!(scene.server.get(TAG).await.digest(), moved.digest);
+    assert_eq!(scene.mirrors[0].requests_matching("GET", "/manifests/1"), 0);
 }
