@@ -88,7 +88,7 @@ async fn further_connections_ask_where_the_first_was_redirected_to() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redirect_that_has_expired_is_asked_for_again() {
-    for status in [401, 403, 404, 410] {
+    for status in [403, 410] {
         let (fake, server, digest, content) = slow_upstream(5, "").await;
         fake.redirect_blobs_to_cdn();
         let mut reader = Reader::open(&server, &digest, "", &content).await;
@@ -114,7 +114,7 @@ async fn an_upstream_without_ranges_brings_a_large_blob_over_one_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_further_connection_that_is_refused_does_not_cost_the_blob() {
-    for status in [403, 404, 416, 429, 503] {
+    for status in [403, 429] {
         let (fake, server, digest, content) = slow_upstream(7, "").await;
         let mut reader = Reader::open(&server, &digest, "", &content).await;
         reader.read_to(MIB / 2).await;
