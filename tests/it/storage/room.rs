@@ -475,13 +475,12 @@ fn a_blob_that_does_not_go_stays_counted() {
         store.blobs.room().walk();
         let digest = fill(&store, 1, MIB).unwrap();
         let before = store.blobs.room().numbers();
-        match operation {
-            Operation::Remove => store.blobs.remove(&digest).expect_err("it does not go"),
-            _ => {
-                let file = store.blobs.open_unused(&digest).unwrap().unwrap().file;
-                store.blobs.quarantine(&digest, &file, MIB).expect_err("it does not go")
-            }
-        };
+        if operation == Operation::Remove {
+            store.blobs.remove(&digest).expect_err("it does not go");
+        } else {
+            let file = store.blobs.open_unused(&digest).unwrap().unwrap().file;
+            store.blobs.quarantine(&digest, &file, MIB).expect_err("it does not go");
+        }
         assert!(is_here(&store, &digest));
         let after = store.blobs.room().numbers();
         assert_eq!((after.blobs, after.used_bytes, after.kept_bytes), (before.blobs, before.used_bytes, before.kept_bytes));
