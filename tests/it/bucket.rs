@@ -4,6 +4,7 @@ mod faults;
 mod fills;
 mod gone;
 mod redirect;
+mod upkeep;
 
 use std::time::Duration;
 

@@ -114,6 +114,15 @@ impl FakeBucket {
     pub(crate) async fn start() -> Self {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join(BUCKET)).unwrap();
+        Self::start_on(root).await
+    }
+
+    /// One that holds what this one does.
+    pub(crate) async fn copy(&self) -> Self {
+        Self::start_on(crate::scrub::copy_of(self.root.path())).await
+    }
+
+    async fn start_on(root: TempDir) -> Self {
         let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root.path()).unwrap());
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

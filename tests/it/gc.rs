@@ -1,6 +1,6 @@
 //! Garbage collections: what goes, what stays, and that no write breaks beside them.
 
-mod faults;
+pub(crate) mod faults;
 mod writers;
 
 use std::collections::BTreeMap;
@@ -25,13 +25,13 @@ use crate::fake_upstream::pseudo_random;
 use crate::hosted::HostedRepository;
 use crate::scrub::{outcome_of, store_of, upkeep_of};
 
-/// The grace that is configured.
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// The grace that is configured.
 const GRACE: Duration = Duration::from_secs(24 * 60 * 60);
 /// As configured.
 const USUAL: GcOptions = GcOptions { dry_run: false, grace_ms: None };
 /// At once.
-const NOW: GcOptions = GcOptions { dry_run: false, grace_ms: Some(0) };
+pub(crate) const NOW: GcOptions = GcOptions { dry_run: false, grace_ms: Some(0) };
 
 /// A store, and the clock that says how old something in it is.
 pub(crate) struct World {

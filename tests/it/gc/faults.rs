@@ -9,9 +9,9 @@ use crate::faulty_records::FaultyRecords;
 use crate::hosted::Pushed;
 
 /// Older than links that a collection leaves whatever the grace.
-const SETTLED: Duration = Duration::from_secs(61);
+pub(crate) const SETTLED: Duration = Duration::from_secs(61);
 /// Long enough for what a collection condemned and left to be taken over.
-const ABANDONED: Duration = Duration::from_secs(11 * 60);
+pub(crate) const ABANDONED: Duration = Duration::from_secs(11 * 60);
 
 #[tokio::test]
 async fn a_collection_that_is_cut_off_is_completed_by_the_next_ones() {

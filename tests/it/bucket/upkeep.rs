@@ -1,0 +1,150 @@
+//! Collections and scrubs of a bucket of which one request fails, whichever it is.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use headpond::clock::Clock;
+use headpond::oci::Digest;
+use headpond::storage::{BucketClient, BucketLimits, BucketSettings, RecordKey, SourceBlobRecord, Store, StoreParts};
+use headpond::telemetry::metrics::Metrics;
+use headpond::upkeep::ScrubOptions;
+use tempfile::TempDir;
+
+use crate::fake_bucket::{FakeBucket, Fault};
+use crate::fake_upstream::pseudo_random;
+use crate::gc::NOW;
+use crate::gc::faults::{ABANDONED, SETTLED};
+use crate::hosted::HostedRepository;
+use crate::scrub::{FAST, outcome_of, store_of, upkeep_of};
+
+const EVERYTHING: ScrubOptions = ScrubOptions { bucket: true, ..FAST };
+
+/// A store over the bucket, whose requests are not repeated: each failure is seen.
+async fn store_over(bucket: &FakeBucket, directory: &Path) -> Arc<Store> {
+    let limits = BucketLimits { timeout: Duration::from_secs(10), attempts: 1 };
+    let settings = BucketSettings { limits, ..bucket.settings() };
+    let client = BucketClient::s3(&settings, Metrics::new().unwrap().bucket.clone()).await.unwrap();
+    let store = Store::open(StoreParts { bucket: Some(client), ..StoreParts::directory(&store_of(directory)) }).unwrap();
+    store.bucket.clone().unwrap().find_out_preconditions().await;
+    Arc::new(store)
+}
+
+/// What a bucket holds.
+struct Content {
+    /// A hosted image and a cached one, with their manifests.
+    needed: Vec<(Digest, Bytes)>,
+    /// Of these, one layer each.
+    hosted: Digest,
+    cached: Digest,
+    /// What nothing refers to but a link.
+    garbage: Vec<Digest>,
+}
+
+async fn bucket_with_content() -> (FakeBucket, Content) {
+    let (bucket, directory) = (FakeBucket::start().await, TempDir::new().unwrap());
+    let store = store_over(&bucket, directory.path()).await;
+    let layers = [pseudo_random(1, 1000), pseudo_random(2, 1000)];
+    let hosted = HostedRepository::create(&store, "team/app").await.push("1", &layers[..1]).await;
+    let cached = HostedRepository::create(&store, "up/x").await.into_cache("0a1b").await.push("1", &layers[1..]).await;
+    let orphan = pseudo_random(3, 1000);
+    let garbage = vec![Digest::of(&orphan), HostedRepository::create(&store, "team/b").await.commit(&pseudo_random(4, 1000)).await];
+    store.bucket.as_ref().unwrap().put(&garbage[0], orphan).await.unwrap();
+    for digest in [&garbage[0], &cached.layers[0]] {
+        store.records.write(&RecordKey::source_blob("0a1b", digest), &SourceBlobRecord { vouched_at: 1 }).await.unwrap();
+    }
+    let digests = [&hosted, &cached].into_iter().flat_map(|pushed| pushed.layers.iter().chain([&pushed.manifest]));
+    let needed = digests.map(|digest| (*digest, Bytes::from(std::fs::read(bucket.file(&super::key(digest))).unwrap()))).collect();
+    (bucket, Content { needed, hosted: hosted.layers[0], cached: cached.layers[0], garbage })
+}
+
+fn has(bucket: &FakeBucket, digest: &Digest) -> bool {
+    bucket.file(&super::key(digest)).exists()
+}
+
+fn assert_holds(bucket: &FakeBucket, needed: &[(Digest, Bytes)], told: &str) {
+    for (digest, bytes) in needed {
+        let found = std::fs::read(bucket.file(&super::key(digest)));
+        assert!(found.is_ok_and(|found| found == *bytes), "{told}: {digest} is lost");
+    }
+}
+
+/// Whatever request of a collection meets `fault`, of every third from `first` on: what is needed stays,
+/// and the next one does the rest.
+async fn collections_survive(fault: Fault, first: usize) {
+    let (template, content) = bucket_with_content().await;
+    for nth in (first..).step_by(3) {
+        let (bucket, directory, clock) = (template.copy().await, TempDir::new().unwrap(), Clock::system());
+        clock.advance(SETTLED);
+        let store = store_over(&bucket, directory.path()).await;
+        bucket.break_nth(nth, fault);
+        let outcome = outcome_of(upkeep_of(store, &clock).gc(NOW).await.unwrap()).await.1;
+        let has_broken = bucket.has_broken();
+        bucket.mend();
+        let told = format!("{fault:?} of request {nth}: {outcome:?}");
+        assert_holds(&bucket, &content.needed, &told);
+        clock.advance(ABANDONED);
+        let store = store_over(&bucket, directory.path()).await;
+        let second = outcome_of(upkeep_of(store, &clock).gc(NOW).await.unwrap()).await.1.unwrap();
+        assert_eq!(second.failed, 0, "{told}");
+        assert_holds(&bucket, &content.needed, &told);
+        for digest in &content.garbage {
+            assert!(!has(&bucket, digest), "{told}, then {second:?}: {digest} is still there");
+        }
+        if !has_broken {
+            assert!(nth > 20 && outcome.unwrap().deleted == 2, "{told}");
+            return;
+        }
+    }
+}
+
+/// Whatever request of a scrub meets `fault`: what is sound stays, what is hosted stays though it is
+/// rotten, and what is cached and rotten is gone after the next one.
+async fn scrubs_survive(fault: Fault) {
+    let (template, content) = bucket_with_content().await;
+    for digest in [&content.hosted, &content.cached] {
+        std::fs::write(template.file(&super::key(digest)), b"something else").unwrap();
+    }
+    let is_sound = |digest: &Digest| *digest != content.hosted && *digest != content.cached;
+    let sound: Vec<_> = content.needed.iter().filter(|(digest, _)| is_sound(digest)).cloned().collect();
+    for nth in 1.. {
+        let (bucket, directory, clock) = (template.copy().await, TempDir::new().unwrap(), Clock::system());
+        let store = store_over(&bucket, directory.path()).await;
+        bucket.break_nth(nth, fault);
+        let first = outcome_of(upkeep_of(store, &clock).scrub(EVERYTHING).await.unwrap()).await.1;
+        let has_broken = bucket.has_broken();
+        bucket.mend();
+        let told = format!("{fault:?} of request {nth}: {first:?}");
+        let store = store_over(&bucket, directory.path()).await;
+        let second = outcome_of(upkeep_of(store, &clock).scrub(EVERYTHING).await.unwrap()).await.1.unwrap();
+        assert_holds(&bucket, &sound, &told);
+        assert!(has(&bucket, &content.hosted), "{told}");
+        assert!(!has(&bucket, &content.cached), "{told}, then {second:?}");
+        assert_eq!((second.rotten_hosted, second.not_mended), (1, 0), "{told}");
+        if !has_broken {
+            assert!(nth > 10 && first.unwrap().rotten_cached == 1, "{told}");
+            return;
+        }
+    }
+}
+
+/// Several tests, since each takes its time and they may run side by side.
+macro_rules! whichever_request {
+    ($($meets:ident: $fault:ident),+ $(,)?) => {
+        $(mod $meets {
+            use super::*;
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn collections_of_requests_1_4_7() { collections_survive(Fault::$fault, 1).await; }
+            #[tokio::test(flavor = "multi_thread")]
+            async fn collections_of_requests_2_5_8() { collections_survive(Fault::$fault, 2).await; }
+            #[tokio::test(flavor = "multi_thread")]
+            async fn collections_of_requests_3_6_9() { collections_survive(Fault::$fault, 3).await; }
+            #[tokio::test(flavor = "multi_thread")]
+            async fn scrubs() { scrubs_survive(Fault::$fault).await; }
+        })+
+    };
+}
+
+whichever_request!(is_told_to_slow_down: SlowDown, loses_its_answer: LostAnswer, is_answered_in_part: Truncate);
