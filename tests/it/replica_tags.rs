@@ -22,11 +22,14 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const BELIEVED: Duration = Duration::from_secs(11);
 
 /// A server over the bucket, with a disk of its own.
+/// One that has found out what the bucket is worth: a fault that a test plans is met by what it is meant for.
 async fn replica(fake: &FakeUpstream, bucket: &FakeBucket, top: &str) -> Headpond {
     let directory = TempDir::new().unwrap();
     write_secrets(directory.path());
     let text = configuration(&fake.url(), "", top).replace("path: headpond-data", &format!("path: headpond-data, s3: {}", bucket.s3()));
-    Headpond::of(fake, &text, directory, World::default()).await
+    let server = Headpond::of(fake, &text, directory, World::default()).await;
+    server.wait_for_metric(r#"headpond_bucket_preconditions{kind="create"}"#, 1).await;
+    server
 }
 
 async fn two_replicas() -> (FakeUpstream, FakeBucket, Headpond, Headpond) {
