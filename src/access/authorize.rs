@@ -105,16 +105,16 @@ fn check_rule(target: &PullThrough, is_anonymous: bool) -> Result<(), Forbidden>
     Ok(())
 }
 
-/// Whether what a rule fetches is only for users: else one credential would publish every private
-/// image that it can see.
+/// Whether what a rule fetches is only for users: else one credential, or one certificate, would publish
+/// every private image that it can see.
 const fn needs_user(rule: &Rule) -> bool {
-    rule.credentials.is_some() && !rule.anonymous
+    rule.asks_as_somebody() && !rule.anonymous
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Credentials, Pattern, Prefix, Rule, Secret, UpstreamAddress};
+    use crate::config::{ClientCertificate, Credentials, Pattern, Prefix, Rule, Secret, UpstreamAddress};
     use crate::oci::RepositoryName;
     use crate::rules::RuleTable;
 
@@ -144,6 +144,9 @@ mod tests {
         let user = Principal::User { name: "u".into() };
         assert!(matches!(verdict(with_credentials, &ANONYMOUS, Action::Pull), Err(Forbidden::NeedsUser { .. })));
         assert_eq!(verdict(with_credentials, &user, Action::Pull), Ok(()));
+        let with_certificate =
+            |rule: &mut Rule| rule.client_certificate = Some(ClientCertificate { certificate: "c".into(), key: "k".into() });
+        assert!(matches!(verdict(with_certificate, &ANONYMOUS, Action::Pull), Err(Forbidden::NeedsUser { .. })));
         let opened = |rule: &mut Rule| {
             with_credentials(rule);
             rule.anonymous = true;

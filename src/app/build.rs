@@ -58,7 +58,7 @@ impl Endpoints {
                 freshness: rule.freshness.clone(),
                 prefetch: rule.prefetch.clone(),
                 // Not `anonymous: true`: what outlives its rule must not outlive what the rule said of it.
-                needs_user: rule.credentials.is_some(),
+                needs_user: rule.asks_as_somebody(),
                 metrics: rule_metrics,
             };
             origins.insert(rule.prefix.clone(), Arc::new(origin));

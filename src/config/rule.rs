@@ -61,6 +61,13 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// Whether the upstream is asked as somebody, by credentials or by a certificate: what that unlocks may
+    /// not be for everybody.
+    #[must_use]
+    pub const fn asks_as_somebody(&self) -> bool {
+        self.credentials.is_some() || self.client_certificate.is_some()
+    }
+
     /// A rule with nothing but a prefix and an upstream.
     #[must_use]
     pub fn new(prefix: Prefix, upstream: UpstreamAddress) -> Self {

@@ -70,9 +70,10 @@ fn warn_of_listener(config: &Config, index: usize, listen: &Listen, warn: &mut i
 }
 
 fn warn_of_rule(config: &Config, index: usize, rule: &Rule, warn: &mut impl FnMut(String, &str, &str)) {
-    let Some(credentials) = &rule.credentials else { return };
-    warn_of_credentials(credentials, &format!("rules[{index}].credentials"), warn);
-    if !rule.anonymous {
+    if let Some(credentials) = &rule.credentials {
+        warn_of_credentials(credentials, &format!("rules[{index}].credentials"), warn);
+    }
+    if rule.asks_as_somebody() && !rule.anonymous {
         let (what, hint) = match config.auth.users {
             None => (
                 "nobody can pull through it: its content is for users, and there are none",
@@ -85,7 +86,7 @@ fn warn_of_rule(config: &Config, index: usize, rule: &Rule, warn: &mut impl FnMu
         };
         warn(format!("rules[{index}]"), what, hint);
     }
-    if rule.upstream.scheme == Scheme::Http {
+    if rule.credentials.is_some() && rule.upstream.scheme == Scheme::Http {
         warn(format!("rules[{index}].upstream"), "the credentials are sent unencrypted", "use https");
     }
 }

@@ -32,7 +32,7 @@ use crate::upstream::{Unavailability, UpstreamError};
 const QUEUED_PIECES: usize = 8;
 /// Pieces that are written in one go.
 const BATCH_PIECES: usize = 8;
-/// After a connection failed for good, while others still bring bytes: no new one for so long.
+/// After a connection failed, while others still bring bytes: no new one for so long.
 const SHED_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a transfer ended early.
@@ -339,11 +339,9 @@ impl Transfer {
             Some(Next::Again(error)) => error,
             None => error,
         };
-        let goes_on = self.goes_on_with_fewer();
-        let pause = match self.backoff.pause(error) {
-            Err(error) if !goes_on => return Err(Stop::Failed(error.into())),
-            pause => pause.unwrap_or(SHED_PAUSE),
-        };
+        // What cuts several connections at once counts once: for the last of them.
+        let pause =
+            if self.goes_on_with_fewer() { SHED_PAUSE } else { self.backoff.pause(error).map_err(|error| Stop::Failed(error.into()))? };
         self.origin.metrics.all().fill_resumes.inc();
         self.paused_until = Some(Instant::now() + pause);
         Ok(())

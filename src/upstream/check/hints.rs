@@ -51,6 +51,9 @@ pub(super) const fn refused(error: &UpstreamError, has_credential: bool) -> &'st
         UpstreamError::Unavailable { kind: Unavailability::Status(_), .. } => {
             "the registry fails: look at its status page, and try again later"
         }
+        UpstreamError::Unavailable { kind: Unavailability::Credentials, .. } => {
+            "the rule's credentials cannot be had: see what their source said, and docs/configuration.md, \"Credentials\""
+        }
         UpstreamError::Unavailable { .. } => SILENT,
         UpstreamError::Lied { .. } => "the answer makes no sense: a proxy or a firewall in between may have changed it",
     }

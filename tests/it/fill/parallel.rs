@@ -134,6 +134,30 @@ async fn a_connection_that_breaks_off_is_taken_up_at_its_missing_bytes() {
     assert_at_most(fake.blob_bytes_sent(&digest), 103, LENGTH);
 }
 
+/// A restart of upstream cuts all connections of a blob: that is one failure, and leaves the others to try again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_restarts_costs_a_blob_one_attempt_whatever_its_connections() {
+    let fake = FakeUpstream::start().await;
+    let content = pseudo_random(11, LENGTH);
+    let image = fake.put_image("library/x", "1", std::slice::from_ref(&content));
+    fake.on(On::BlobGet).always(Fault::Drip(64 * 1024, Duration::from_millis(10)));
+    // Two failures in a row end a fill.
+    let server = Headpond::with(&fake, "connections: 8", "limits: {fill_attempts: 2}").await;
+    assert_eq!(server.get("/v2/up/library/x/manifests/1").await.status, StatusCode::OK);
+    let mut client = Reader::open(&server, &image.layers[0], "", &content).await;
+    let restart = async {
+        fake.wait_until_requests("GET", "/blobs/", 4).await;
+        // What was sent so far is read: no byte comes between the failures.
+        fake.hold_blobs_at(0);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        fake.stop().await;
+        fake.release();
+        fake.restart();
+    };
+    let (rest, ()) = tokio::join!(client.rest(), restart);
+    assert_eq!(rest, Ok(LENGTH));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rule_with_one_connection_for_all_brings_its_blobs_one_after_the_other() {
     let fake = FakeUpstream::start().await;

@@ -67,8 +67,9 @@ async fn a_blob_past_the_store_goes_on_at_a_mirror_too() {
     primary.wait_until_blob_bytes_sent(&image.layers[0], HALF).await;
     primary.stop().await;
     assert_eq!(client.rest().await, Ok(LAYER_BYTES));
+    // With what the fill had asked for before it found the store full, and what was in the sockets of a slow client.
     let sent = primary.blob_bytes_sent(&image.layers[0]) + mirrors[0].blob_bytes_sent(&image.layers[0]);
-    assert_at_most(sent, 102, LAYER_BYTES);
+    assert_at_most(sent, 125, LAYER_BYTES);
 }
 
 #[tokio::test(flavor = "multi_thread")]
