@@ -27,7 +27,7 @@ async fn replica(fake: &FakeUpstream, bucket: &FakeBucket, top: &str) -> Headpon
     let directory = TempDir::new().unwrap();
     write_secrets(directory.path());
     let text = configuration(&fake.url(), "", top).replace("path: headpond-data", &format!("path: headpond-data, s3: {}", bucket.s3()));
-    let server = Headpond::of(fake, &text, directory, World::default()).await;
+    let server = Box::pin(Headpond::of(fake, &text, directory, World::default())).await;
     server.wait_for_metric(r#"headpond_bucket_preconditions{kind="create"}"#, 1).await;
     server
 }
