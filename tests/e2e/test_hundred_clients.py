@@ -14,7 +14,7 @@ MEMORY_LIMIT_BYTES = 256 << 20
 
 @pytest.mark.timeout(300)
 def test_hundred_clients_on_one_cold_blob_cost_one_transfer(start_headpond, proxy, publish):
-    headpond = start_headpond(rules_for(proxy.edge))
+    headpond = start_headpond(rules_for(proxy.edge, connections=1))
     image = publish(layer_bytes=LAYER_BYTES)
     assert headpond.get(f"/v2/{image.repository}/manifests/{image.tag}").status == 200
     blob, path = image.largest_blob, f"/v2/{image.repository}/blobs/{image.largest_blob}"
@@ -45,7 +45,7 @@ def test_clients_of_every_sort_at_once_cost_one_transfer(start_headpond, clients
 
 def test_followers_have_what_the_upstream_has_sent_so_far(start_headpond, proxy, publish):
     """The upstream stands still at half of the blob: nobody waits for the end to get the beginning."""
-    headpond = start_headpond(rules_for(proxy.edge))
+    headpond = start_headpond(rules_for(proxy.edge, connections=1))
     image = publish(layer_bytes=64_000_000)
     blob = image.largest_blob
     size_bytes = len(image.blobs[blob])

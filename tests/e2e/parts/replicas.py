@@ -35,7 +35,7 @@ class Replicas:
             own = folder / f"replica-{number}"
             store = Store(own / "store", gateway.bucket, prefix, max_size=max_size)
             env = {"E2E_TOKEN_KEY": TOKEN_KEY}
-            self.all.append(Headpond(own, rules_for(proxy.edge), store, env, network.host(), **settings))
+            self.all.append(Headpond(own, rules_for(proxy.edge, connections=1), store, env, network.host(), **settings))
         addresses = [one.edge.address for one in self.all]
         for number, one in enumerate(self.all):
             known = peers(number) if peers else range(count)
