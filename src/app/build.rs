@@ -53,7 +53,7 @@ impl Endpoints {
                 source: upstream.source().as_str().into(),
                 upstream: Some(upstream),
                 mirrors: self.mirrors(rule, &config.limits, &rule_metrics, &mut in_use)?,
-                line: Arc::new(Line::new(line_limits(rule, &config.limits))),
+                line: Arc::new(Line::new(line_limits(rule, &config.limits), rule_metrics.waiting_for_connection())),
                 replicas: self.replicas.clone(),
                 freshness: rule.freshness.clone(),
                 prefetch: rule.prefetch.clone(),
@@ -162,6 +162,7 @@ fn line_limits(rule: &Rule, limits: &Limits) -> LineLimits {
     LineLimits {
         connections: rule.line.connections.unwrap_or(limits.fill_connections),
         max_connections: rule.line.max_connections,
+        connection_wait: limits.connection_wait,
         max_bytes_per_second: rule.line.max_bandwidth,
     }
 }

@@ -33,7 +33,8 @@ pub(super) async fn join(
     cluster.look_first().await;
     tasks.spawn("replicas", cluster.clone().keep_refreshing());
     let key = ReplicaKey::derive(token_key.expose());
-    let upstream_limits = build::upstream_limits(&config.limits);
-    let replicas = Replicas::new(cluster.clone(), key.clone(), clock.clone(), config.limits.peer_timeout, upstream_limits)?;
+    let (limits, upstream_limits) = (&config.limits, build::upstream_limits(&config.limits));
+    let replicas =
+        Replicas::new(cluster.clone(), key.clone(), clock.clone(), limits.peer_timeout, limits.connection_wait, upstream_limits)?;
     Ok(Some(ClusterParts { replicas, check: ReplicaCheck::new(cluster, key, clock.clone()) }))
 }

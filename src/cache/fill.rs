@@ -32,6 +32,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
@@ -75,6 +76,12 @@ pub enum FillError {
     /// The fill was dropped: shutdown, or nobody followed it and room was needed.
     #[error("the transfer was dropped; ask again")]
     Dropped,
+    /// Every connection that the rule may have upstream was in use, all the time.
+    #[error("no connection to upstream became free within {waited:?}: as many as the rule's max_connections are in use; ask again later")]
+    NoConnection {
+        /// `limits.connection_wait`.
+        waited: Duration,
+    },
     /// Too many clients are being streamed blobs that cannot be kept.
     #[error("too many blobs that cannot be kept are being streamed; ask again later")]
     TooManyBypasses,
@@ -150,6 +157,10 @@ pub struct Fill {
     was_followed: AtomicBool,
     /// A follower has come.
     followed: Notify,
+    /// The last one has gone.
+    unfollowed: Notify,
+    /// It waits for its first connection to upstream: nothing but a place in line is its own yet.
+    in_line: AtomicBool,
     /// Another replica follows it, so it may wait for none.
     feeds_replica: AtomicBool,
     dropped: CancellationToken,
@@ -170,6 +181,8 @@ impl Fill {
             followers: AtomicUsize::new(0),
             was_followed: AtomicBool::new(false),
             followed: Notify::new(),
+            unfollowed: Notify::new(),
+            in_line: AtomicBool::new(false),
             feeds_replica: AtomicBool::new(false),
             dropped: CancellationToken::new(),
         }
@@ -199,6 +212,15 @@ impl Fill {
         self.followed.notify_waiters();
     }
 
+    /// A client no longer follows it. True if it was the last one.
+    fn unfollow(&self) -> bool {
+        let was_last = self.followers.fetch_sub(1, Ordering::AcqRel) == 1;
+        if was_last {
+            self.unfollowed.notify_waiters();
+        }
+        was_last
+    }
+
     /// Waits until nothing more is fetched, however that came.
     pub(crate) async fn ended(&self) {
         let mut progress = self.progress.subscribe();
@@ -211,6 +233,11 @@ impl Fill {
         if !self.feeds_replica.swap(true, Ordering::AcqRel) {
             self.demanded.notify_one();
         }
+    }
+
+    /// Whether it waits for its first connection to upstream.
+    fn is_in_line(&self) -> bool {
+        self.in_line.load(Ordering::Acquire)
     }
 
     /// Whether bytes are coming, or are to come.

@@ -94,13 +94,15 @@ impl Cache {
     }
 
     async fn prefetch_blob(&self, origin: &Arc<Origin>, blob: Descriptor) {
-        // It is never closed.
-        let Ok(_place) = self.prefetches.fills.acquire().await else { return };
         let standing = self.standing(origin, &blob.digest).await;
         // What the source is known to have, the bucket has too, or had.
         if standing == Standing::Vouched && self.store.bucket.is_some() {
             return;
         }
+        // What would only wait for a connection takes no slot of other rules.
+        origin.line.spare().await;
+        // It is never closed.
+        let Ok(_place) = self.prefetches.fills.acquire().await else { return };
         let verified = self.vouch_when_verified(origin, &blob.digest);
         let Some(fill) = self.fills.prefetch(origin, blob.digest, blob.size_bytes, standing, verified) else { return };
         origin.metrics.all().prefetches.inc();

@@ -101,7 +101,7 @@ impl RegistryError {
             CacheError::RangeNotSatisfiable { total_bytes } => Self::RangeNotSatisfiable { total_bytes },
             CacheError::Storage(_)
             | CacheError::Aborted(_)
-            | CacheError::Fill(FillError::Read(_) | FillError::Dropped | FillError::TooManyBypasses) => {
+            | CacheError::Fill(FillError::Read(_) | FillError::Dropped | FillError::NoConnection { .. } | FillError::TooManyBypasses) => {
                 Self::Unavailable { detail: error.to_string() }
             }
         }

@@ -49,6 +49,7 @@ pub struct Families {
     circuit_state: IntGaugeVec,
     quota_limit: IntGaugeVec,
     quota_remaining: IntGaugeVec,
+    connections_waited_for: IntGaugeVec,
     token_requests: IntCounterVec,
     /// `headpond_fills_inflight`.
     pub fills_inflight: IntGauge,
@@ -116,6 +117,10 @@ impl Families {
             ))?,
             quota_remaining: d.register(IntGaugeVec::new(
                 Opts::new("headpond_upstream_quota_remaining", "Pulls left, as upstream told last."),
+                &["rule"],
+            ))?,
+            connections_waited_for: d.register(IntGaugeVec::new(
+                Opts::new("headpond_upstream_connections_waited_for", "Blobs, with clients, that wait for one of max_connections."),
                 &["rule"],
             ))?,
             token_requests: d.counters("headpond_upstream_token_requests_total", "Token requests by outcome.", &["rule", "outcome"])?,
@@ -389,6 +394,12 @@ impl RuleMetrics {
             self.counters.all.quota_limit.with_label_values(&[self.rule()]).set(gauge(limit));
         }
         self.counters.all.quota_remaining.with_label_values(&[self.rule()]).set(gauge(remaining));
+    }
+
+    /// The gauge of the blobs that wait for one of the rule's connections.
+    #[must_use]
+    pub fn waiting_for_connection(&self) -> IntGauge {
+        self.counters.all.connections_waited_for.with_label_values(&[self.rule()])
     }
 
     /// Counts what a mirror was asked for.

@@ -44,6 +44,8 @@ struct Parts {
     clock: Clock,
     /// `limits.peer_timeout`.
     peer_timeout: Duration,
+    /// `limits.connection_wait`.
+    connection_wait: Duration,
     limits: UpstreamLimits,
 }
 
@@ -85,11 +87,12 @@ impl Replicas {
         key: ReplicaKey,
         clock: Clock,
         peer_timeout: Duration,
+        connection_wait: Duration,
         mut limits: UpstreamLimits,
     ) -> Result<Self, UpstreamBuildError> {
         let client = transport::direct(&limits, peer_timeout)?;
         limits.stall_timeout *= STALL_PATIENCE;
-        Ok(Self { parts: Arc::new(Parts { cluster, key, client, clock, peer_timeout, limits }) })
+        Ok(Self { parts: Arc::new(Parts { cluster, key, client, clock, peer_timeout, connection_wait, limits }) })
     }
 
     /// Whom to ask for what `key` names and `source` brings, in order, before asking upstream. Empty
@@ -175,7 +178,9 @@ impl Replica {
     ) -> Result<BlobStream, UpstreamError> {
         let header = range.as_ref().and_then(range_header);
         let question = Question { range: header, ..Question::new(Method::GET, format!("{repository}/blobs/{digest}")) };
-        let answer = self.in_time(self.ask(&question)).await?;
+        // It may have to wait for a connection to upstream first.
+        let limit = self.parts.limits.manifest_timeout + self.parts.connection_wait;
+        let answer = self.within(limit, self.ask(&question)).await?;
         BlobStream::of(answer, range.as_ref(), &self.parts.limits)
     }
 
@@ -304,7 +309,10 @@ impl Replica {
 
     /// A whole exchange, as long as one with an upstream may take.
     async fn in_time<T>(&self, exchange: impl Future<Output = Result<T, UpstreamError>>) -> Result<T, UpstreamError> {
-        let limit = self.parts.limits.manifest_timeout;
+        self.within(self.parts.limits.manifest_timeout, exchange).await
+    }
+
+    async fn within<T>(&self, limit: Duration, exchange: impl Future<Output = Result<T, UpstreamError>>) -> Result<T, UpstreamError> {
         let late = || {
             let detail = format!("the replica {} did not come to an end within {limit:?}", self.address);
             UpstreamError::unavailable(Unavailability::Timeout, detail)

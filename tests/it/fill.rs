@@ -7,6 +7,7 @@ mod leaving;
 mod lies;
 mod nth_fault;
 mod parallel;
+mod places;
 mod ranges;
 mod registries;
 mod vouching;

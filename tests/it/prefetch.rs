@@ -153,11 +153,11 @@ async fn what_a_client_waits_for_goes_before_what_is_prefetched() {
     let first = pull(&server, &image.layers[0]);
     let others = async {
         fake.wait_until_requests("GET", "/blobs/", 1).await;
-        // One blob of the image waits for the only place; then a client comes for another one.
-        server.wait_for_metric("headpond_prefetches_total", 1).await;
+        // The others of the image leave the only connection alone; then a client comes for one of them.
         let second = pull(&server, &image.layers[2]);
         let release = async {
-            server.wait_for_metric("headpond_followers_inflight", 2).await;
+            server.wait_for_metric(r#"headpond_upstream_connections_waited_for{rule="up"}"#, 1).await;
+            assert_eq!(server.metric("headpond_prefetches_total"), 0);
             fake.release();
         };
         tokio::join!(second, release);

@@ -52,11 +52,15 @@ impl Bypasses {
         total_bytes: Option<u64>,
         bucket: Option<Bucket>,
     ) -> Result<Bypass, FillError> {
+        // No replica is asked: it would stream past its own store, too.
+        let barred = Suspects { others: true, ..self.rotten.of(&digest) };
+        let sources = Sources::new(Arc::clone(origin), digest, bucket, barred);
+        let line = LineShare::of_bypass(Arc::clone(&origin.line));
+        // The place first: those who wait for one of their rule's must not take the slots of all rules.
+        let place = if sources.current().1.is_beyond() { Some(line.place().await?) } else { None };
         let slot = tokio::time::timeout(self.slot_wait, Arc::clone(&self.slots).acquire_owned()).await;
         let Ok(Ok(slot)) = slot else { return Err(FillError::TooManyBypasses) };
         origin.metrics.all().bypasses_inflight.inc();
-        // No replica is asked: it would stream past its own store, too.
-        let barred = Suspects { others: true, ..self.rotten.of(&digest) };
         let mut bypass = Bypass {
             origin: Arc::clone(origin),
             digest,
@@ -65,15 +69,15 @@ impl Bypasses {
             total_bytes,
             stream: None,
             stream_at: 0,
-            sources: Sources::new(Arc::clone(origin), digest, bucket, barred),
+            sources,
             source: Source::Upstream,
             number: 0,
             suspects: Suspects::default(),
             rotten: self.rotten.clone(),
             check: hasher.map(|hasher| Check { hasher, held: VecDeque::new(), held_bytes: 0, holds: false }),
             backoff: Backoff::new(self.attempts),
-            line: LineShare::of_bypass(Arc::clone(&origin.line)),
-            place: None,
+            line,
+            place,
             owed_bytes: 0,
             _slot: slot,
         };
@@ -246,7 +250,7 @@ impl Bypass {
         loop {
             (self.number, self.source) = self.sources.current();
             if self.source.is_beyond() && self.place.is_none() {
-                self.place = Some(self.line.place().await);
+                self.place = Some(self.line.place().await?);
             }
             match self.source.open(&self.origin, &self.digest, range.clone()).await {
                 Ok(stream) => {

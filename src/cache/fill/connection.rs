@@ -34,8 +34,8 @@ pub(super) enum Event {
 pub(super) enum Way {
     /// Nothing is in its way.
     Free,
-    /// Over the line to upstream, with a place on it or waiting for one.
-    Line(Arc<LineShare>, Option<Place>),
+    /// Over the line to upstream, with a place on it.
+    Line(Arc<LineShare>, Arc<Place>),
 }
 
 /// Asks, and hands on what comes.
@@ -50,13 +50,9 @@ pub(super) async fn fetch(
     let id = assignment.id;
     let (line, place) = match way {
         Way::Free => (None, None),
-        Way::Line(line, place) => (Some(line), place),
+        Way::Line(line, place) => (Some(line), Some(place)),
     };
     let result = async {
-        let _place = match (&line, place) {
-            (Some(line), None) => Some(line.place().await),
-            (_, place) => place,
-        };
         let mut stream = source.open(&origin, &digest, assignment.range.clone()).await?;
         let ignored_range = assignment.range.is_some_and(|range| stream.is_more_than(&range));
         let opened = Event::Opened { id, ignored_range, total_bytes: stream.total_bytes() };
@@ -75,5 +71,7 @@ pub(super) async fn fetch(
         Ok(())
     };
     let result = result.await;
+    // Before the end is told, so that the next connection may have it.
+    drop(place);
     let _ = events.send(Event::Ended { id, result }).await;
 }

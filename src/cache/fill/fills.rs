@@ -141,8 +141,7 @@ impl Fills {
             fill.stream_past_the_store();
             return Start::Began(follower);
         }
-        let count = running.values().filter(|running| !running.fill.is_given_up()).count();
-        if count >= self.limits.max_fills && !drop_oldest_unfollowed(&running) {
+        if fetching(&running).count() >= self.limits.max_fills && !drop_oldest_unfollowed(&running) {
             drop(running);
             fill.refuse(self.limits.max_fills);
             return Start::Began(follower);
@@ -164,7 +163,7 @@ impl Fills {
     ) -> Option<Arc<Fill>> {
         let running = self.lock();
         let unfollowed = under_way(&running).filter(|running| running.fill.is_unfollowed()).count();
-        let has_room = under_way(&running).count() < self.limits.max_fills && unfollowed < self.limits.max_unfollowed;
+        let has_room = fetching(&running).count() < self.limits.max_fills && unfollowed < self.limits.max_unfollowed;
         let is_here = || !matches!(self.blobs.open(&digest), Ok(None));
         if !has_room || running.contains_key(&digest) || self.not_kept.contains_key(&digest) || is_here() {
             return None;
@@ -244,6 +243,12 @@ impl Fills {
 /// The fills that fetch: neither given up, nor only being made durable.
 fn under_way(running: &HashMap<Digest, Running>) -> impl Iterator<Item = &Running> {
     running.values().filter(|running| running.fill.is_fetching())
+}
+
+/// Those that take room, which is all that has not failed. One that waits for its first connection takes none yet: else
+/// the blobs of one rule, whose connections are all in use, would keep out those of all others.
+fn fetching(running: &HashMap<Digest, Running>) -> impl Iterator<Item = &Running> {
+    running.values().filter(|running| !running.fill.is_given_up() && !running.fill.is_in_line())
 }
 
 /// Ends a fill that nobody follows: one that nobody ever followed, or else the one that has been under

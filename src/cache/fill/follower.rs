@@ -179,7 +179,7 @@ impl Drop for Follower {
     fn drop(&mut self) {
         self.fill.remove_demand(&self.demand);
         self.origin.metrics.all().followers_inflight.dec();
-        if self.fill.followers.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.fill.unfollow() {
             self.fills.unfollowed();
         }
     }

@@ -1,23 +1,28 @@
 //! The line to an upstream, as far as a rule's blobs may use it: places for connections, and bytes
 //! a second.
 //!
-//! Both are shared fairly. A fill waits in line for its first connection, and takes a further one
-//! only where nobody waits. Each fill has one quantum of bytes at a time, however many connections it
-//! has. A fill that no client follows waits until there is something to spare.
+//! Both are shared fairly. A fill waits in line for its first place, which it keeps until it has every byte, and takes a
+//! further one only where nobody waits. Each fill has one quantum of bytes at a time, however many connections it has. A
+//! fill that no client follows waits until there is something to spare, and gives its places up when a client waits.
+
+mod pace;
+mod places;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep_until};
+use prometheus::IntGauge;
+use tokio::sync::{Mutex, Notify};
+use tokio::time::sleep_until;
 
-use super::Fill;
+use self::pace::Pace;
+pub(super) use self::places::Place;
+use self::places::Places;
+use super::{Fill, FillError};
 
 /// Bytes that a fill may take at a time.
 const QUANTUM_BYTES: u64 = 64 * 1024;
-/// Time that was not used and may be made up for: timers are not exact.
-const MAKE_UP: Duration = Duration::from_millis(20);
 
 /// What a rule says of the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +31,8 @@ pub struct LineLimits {
     pub connections: usize,
     /// Connections of all blobs; `None` is no limit.
     pub max_connections: Option<usize>,
+    /// How long a blob that a client waits for waits for the first of them.
+    pub connection_wait: Duration,
     /// `None` is no limit.
     pub max_bytes_per_second: Option<u64>,
 }
@@ -33,16 +40,25 @@ pub struct LineLimits {
 /// The line, shared by all fills of a rule.
 pub struct Line {
     connections: usize,
-    places: Option<Arc<Semaphore>>,
-    /// A place has become free.
-    freed: Notify,
+    places: Option<Places>,
+    connection_wait: Duration,
     pace: Option<Pace>,
 }
 
-/// A place for one connection; free again when dropped.
-pub(super) struct Place {
-    line: Arc<Line>,
-    permit: Option<OwnedSemaphorePermit>,
+/// Counted while it lives, however that ends.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// The line as one fill, or one bypass, uses it.
@@ -55,14 +71,21 @@ pub(super) struct LineShare {
 }
 
 impl Line {
-    /// A line with these limits.
+    /// A line with these limits. `waiting` is the gauge of the blobs that wait for a connection.
     #[must_use]
-    pub fn new(limits: LineLimits) -> Self {
+    pub fn new(limits: LineLimits, waiting: IntGauge) -> Self {
         Self {
             connections: limits.connections,
-            places: limits.max_connections.map(|places| Arc::new(Semaphore::new(places))),
-            freed: Notify::new(),
+            places: limits.max_connections.map(|count| Places::new(count, waiting)),
+            connection_wait: limits.connection_wait,
             pace: limits.max_bytes_per_second.map(Pace::new),
+        }
+    }
+
+    /// Waits until there is a place that nobody waits for.
+    pub(in crate::cache) async fn spare(self: &Arc<Self>) {
+        if let Some(places) = &self.places {
+            places.changed_until(&Notify::new(), || self.try_place().map(drop)).await;
         }
     }
 }
@@ -70,15 +93,7 @@ impl Line {
 impl Default for Line {
     /// One connection for each blob, and no limits.
     fn default() -> Self {
-        Self::new(LineLimits { connections: 1, max_connections: None, max_bytes_per_second: None })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if self.permit.take().is_some() {
-            self.line.freed.notify_waiters();
-        }
+        Self { connections: 1, places: None, connection_wait: Duration::ZERO, pace: None }
     }
 }
 
@@ -98,37 +113,39 @@ impl LineShare {
 
     /// A place, if there is one that nobody waits for.
     pub(super) fn try_place(&self) -> Option<Place> {
-        let permit = match &self.line.places {
-            // It hands what becomes free to those who wait, first come, first served.
-            Some(places) => Some(Arc::clone(places).try_acquire_owned().ok()?),
-            None => None,
-        };
-        Some(Place { line: Arc::clone(&self.line), permit })
+        self.line.try_place()
     }
 
     /// A place, in line; one that nobody waits for while nobody waits for the blob.
-    pub(super) async fn place(&self) -> Place {
-        while let Some(fill) = self.unfollowed() {
-            let (mut followed, mut freed) = (std::pin::pin!(fill.followed.notified()), std::pin::pin!(self.line.freed.notified()));
-            // From here on none is missed.
-            followed.as_mut().enable();
-            freed.as_mut().enable();
-            if let Some(place) = self.try_place() {
-                return place;
+    ///
+    /// # Errors
+    /// [`FillError::NoConnection`] when a client has waited for it too long.
+    pub(super) async fn place(&self) -> Result<Place, FillError> {
+        loop {
+            if let Some(place) = self.spare_place().await {
+                return Ok(place);
             }
-            if self.unfollowed().is_some() {
-                tokio::select! {
-                    () = followed => {}
-                    () = freed => {}
-                }
+            if let Some(place) = self.line.place(self.line.connection_wait).await {
+                return Ok(place);
+            }
+            if self.unfollowed().is_none() {
+                return Err(FillError::NoConnection { waited: self.line.connection_wait });
             }
         }
-        let permit = match &self.line.places {
-            // It is never closed.
-            Some(places) => Arc::clone(places).acquire_owned().await.ok(),
-            None => None,
-        };
-        Place { line: Arc::clone(&self.line), permit }
+    }
+
+    /// Waits for a place that nobody else waits for. `None` if a client waits, or has come to wait, for the blob.
+    async fn spare_place(&self) -> Option<Place> {
+        let (fill, places) = (self.fill.as_deref()?, self.line.places.as_ref()?);
+        let there = || if self.unfollowed().is_some() { self.try_place().map(Some) } else { Some(None) };
+        places.changed_until(&fill.followed, there).await
+    }
+
+    /// Waits until the places of this blob are to be given up: nobody waits for it, and clients wait for others.
+    pub(super) async fn given_way(&self) {
+        let (Some(fill), Some(places)) = (&self.fill, &self.line.places) else { return std::future::pending().await };
+        let there = || (self.unfollowed().is_some() && places.are_wanted()).then_some(());
+        places.changed_until(&fill.unfollowed, there).await;
     }
 
     /// Waits until so many bytes may have come.
@@ -162,63 +179,6 @@ impl LineShare {
     /// The fill, while nobody waits for it.
     fn unfollowed(&self) -> Option<&Fill> {
         self.fill.as_deref().filter(|fill| fill.is_unfollowed())
-    }
-}
-
-/// Lets bytes through at a rate: each quantum takes the time that it would have on such a line.
-struct Pace {
-    bytes_per_second: u64,
-    /// When the line is free again.
-    free_at: Mutex<Instant>,
-    /// Quanta that clients wait for.
-    waiting: AtomicUsize,
-}
-
-/// Counted while it lives, however that ends.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-impl Pace {
-    fn new(bytes_per_second: u64) -> Self {
-        Self { bytes_per_second, free_at: Mutex::new(Instant::now()), waiting: AtomicUsize::new(0) }
-    }
-
-    /// First come, first served.
-    async fn take(&self, bytes: u64) {
-        self.waiting.fetch_add(1, Ordering::AcqRel);
-        let _waiting = Waiting(&self.waiting);
-        let mut free_at = self.free_at.lock().await;
-        sleep_until(*free_at).await;
-        self.occupy(&mut free_at, bytes);
-    }
-
-    /// Takes what nobody waits for; else says when to look again.
-    fn take_spare(&self, bytes: u64) -> Result<(), Instant> {
-        let now = Instant::now();
-        let later = now + self.time_of(bytes);
-        if self.waiting.load(Ordering::Acquire) > 0 {
-            return Err(later);
-        }
-        let mut free_at = self.free_at.try_lock().map_err(|_| later)?;
-        if *free_at > now {
-            return Err(*free_at);
-        }
-        self.occupy(&mut free_at, bytes);
-        Ok(())
-    }
-
-    fn occupy(&self, free_at: &mut Instant, bytes: u64) {
-        let now = Instant::now();
-        *free_at = (*free_at).max(now.checked_sub(MAKE_UP).unwrap_or(now)) + self.time_of(bytes);
-    }
-
-    fn time_of(&self, bytes: u64) -> Duration {
-        Duration::from_secs_f64(bytes as f64 / self.bytes_per_second.max(1) as f64)
     }
 }
 

@@ -106,6 +106,11 @@ impl Plan {
         self.connections.extract_if(.., |connection| connection.id != kept).map(|connection| connection.id).collect()
     }
 
+    /// Whether a connection that is ended can be gone on with.
+    pub const fn has_ranges(&self) -> bool {
+        self.ranges
+    }
+
     /// The next connection to open, if one is needed and allowed.
     pub fn next(&mut self, coverage: &Coverage, demands: &[Range<u64>]) -> Option<Assignment> {
         let allowed = if self.ranges { self.max_connections } else { 1 };

@@ -1,7 +1,9 @@
 //! The task behind a fill: opens connections as planned, writes and hashes what they bring, takes
 //! up what broke, and commits.
 
+mod ending;
 mod opening;
+mod seat;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use self::opening::Open;
+use self::seat::Seat;
 use super::connection::Event;
 use super::lend::{blocking, with_writer};
 use super::line::LineShare;
@@ -22,7 +25,7 @@ use super::source::{Next, Source, Sources};
 use super::suspects::Suspects;
 use super::upload::{Upload, Uploads};
 use super::writer::{Piece, Writer};
-use super::{Fill, FillError, FillLimits, Phase, Verified, not_kept_reason};
+use super::{Fill, FillError, FillLimits, Phase, Verified};
 use crate::cache::{Backoff, Origin};
 use crate::storage::{BlobFiles, StorageError};
 use crate::telemetry::metrics::{CacheKind, FillResult};
@@ -61,6 +64,8 @@ pub(super) struct Transfer {
     ramp: Option<Ramp>,
     /// Its share of the line to upstream.
     line: Arc<LineShare>,
+    /// Its first place there.
+    seat: Seat,
     /// The connections wait for the writer.
     is_behind: bool,
     /// Bytes that came, from anywhere.
@@ -103,6 +108,7 @@ impl Transfer {
             plan: Plan::new(line.connections(), expected_bytes.filter(|bytes| *bytes > 0)),
             ramp: None,
             line,
+            seat: Seat::None,
             is_behind: false,
             received_bytes: 0,
             backoff: Backoff::opening(),
@@ -146,7 +152,10 @@ impl Transfer {
             Ok(staged) => Some(Writer::new(Arc::clone(&self.fill), staged)),
             Err(error) => return self.unkept(None, &error).await,
         };
-        match self.transfer(&mut writer).await {
+        let transferred = self.transfer(&mut writer).await;
+        // From here on upstream is needed no more, or by others.
+        self.seat = Seat::None;
+        match transferred {
             Ok(()) => self.commit(writer).await,
             Err(Stop::Unkept(error)) => self.unkept(writer, &error).await,
             Err(Stop::Failed(error)) => {
@@ -172,11 +181,13 @@ impl Transfer {
             tokio::select! {
                 biased;
                 () = fill.dropped.cancelled() => return Err(FillError::Dropped.into()),
+                () = self.line.given_way(), if self.seat.is_held() && self.plan.has_ranges() => self.give_way(),
                 event = self.events.recv() => {
                     let Some(event) = event else { return Err(FillError::Dropped.into()) };
                     self.take(event, writer).await?;
                 }
                 Some(joined) = self.connections.join_next_with_id() => self.joined(joined)?,
+                got = self.seat.got() => got?,
                 () = fill.demanded.notified() => {}
                 () = pause(paused_until) => self.paused_until = None,
             }
@@ -359,101 +370,6 @@ impl Transfer {
     async fn verify(&mut self, writer: &mut Option<Writer>) -> Result<(), Stop> {
         let verified = with_writer(writer, Writer::verify).await.map_err(Stop::Unkept)?;
         verified.map_err(Stop::Failed)
-    }
-
-    /// The digest holds: everybody may have everything. Then it is made durable.
-    async fn commit(&mut self, writer: Option<Writer>) -> FillResult {
-        self.fill.set_phase(Phase::Verified);
-        if let Some((verified, total_bytes)) = self.verified.take().zip(self.total_bytes) {
-            verified(total_bytes).await;
-        }
-        let Some(writer) = writer else { return FillResult::NotKept };
-        if self.uploads.as_ref().is_some_and(|uploads| !uploads.keeps_on_disk()) {
-            return self.handed_over(writer).await;
-        }
-        if let Some(upload) = &mut self.upload {
-            upload.noted().await;
-        }
-        match blocking(move || writer.commit()).await {
-            Ok(()) => FillResult::Committed,
-            Err(error) => {
-                self.log_not_kept(&error);
-                FillResult::NotKept
-            }
-        }
-    }
-
-    /// Nothing is kept on disk: the blob is here until the bucket has it.
-    async fn handed_over(&mut self, writer: Writer) -> FillResult {
-        let taken = match self.upload.take() {
-            Some(upload) => upload.taken().await,
-            None => true,
-        };
-        let _ = blocking(move || {
-            drop(writer); // and the staged file with it
-            Ok(())
-        })
-        .await;
-        if taken { FillResult::Committed } else { FillResult::NotKept }
-    }
-
-    async fn unkept(&mut self, mut writer: Option<Writer>, error: &StorageError) -> FillResult {
-        self.connections.shutdown().await;
-        let hashed = match &mut writer {
-            // Bytes that followers have read are hashed first, so that they can go on from there.
-            Some(_) => with_writer(&mut writer, |writer| writer.hash_written().map(|()| writer.hashed())).await.ok(),
-            None if self.fill.progress.borrow().file.is_none() => Some((0, crate::oci::DigestHasher::new(self.fill.digest.algorithm()))),
-            // It was lost with its thread, and with it what has been hashed.
-            None => None,
-        };
-        self.log_not_kept(error);
-        match hashed {
-            Some((from, hasher)) => self.fill.set_phase(Phase::Unkept { from, hasher }),
-            None => self.fill.set_phase(Phase::Failed(FillError::Read(error.to_string()))),
-        }
-        FillResult::NotKept
-    }
-
-    fn log_not_kept(&self, error: &StorageError) {
-        self.origin.metrics.all().storage_failed(error.operation());
-        tracing::warn!(
-            digest = %self.fill.digest, rule = self.origin.metrics.rule(), %error,
-            "blob was not kept: {}; clients are still served. Free space in storage.path, or give it more",
-            not_kept_reason(error),
-        );
-    }
-
-    fn failed(&self, error: FillError) -> FillResult {
-        let (digest, rule) = (self.fill.digest, self.origin.metrics.rule());
-        let result = match &error {
-            FillError::DigestMismatch { .. } => {
-                self.origin.metrics.all().digest_mismatch.inc();
-                if self.suspects.is_empty() {
-                    FillResult::DigestMismatch
-                } else {
-                    let mirrors = self.suspects.mirrors.len();
-                    tracing::error!(
-                        %digest, rule, others = self.suspects.others, mirrors,
-                        "the bucket, another replica or a mirror has other bytes under this digest; it is not asked for them for a while",
-                    );
-                    FillResult::Rotten
-                }
-            }
-            FillError::Dropped => FillResult::Dropped,
-            FillError::Upstream(_) | FillError::TooLong { .. } | FillError::Read(_) | FillError::TooManyBypasses => FillResult::Failed,
-        };
-        match &error {
-            FillError::Dropped => tracing::info!(%digest, rule, "a fill was dropped: no client follows it, and there are too many such"),
-            // Told to the clients, whose requests are logged.
-            FillError::Upstream(UpstreamError::NotFound { .. }) => tracing::debug!(%digest, rule, %error, "upstream does not have a blob"),
-            FillError::Upstream(_)
-            | FillError::DigestMismatch { .. }
-            | FillError::TooLong { .. }
-            | FillError::Read(_)
-            | FillError::TooManyBypasses => tracing::warn!(%digest, rule, "a fill failed, nothing of it is kept: {error}"),
-        }
-        self.fill.set_phase(Phase::Failed(error));
-        result
     }
 }
 

@@ -1,13 +1,22 @@
 //! By count, in paused time.
 
 use futures::FutureExt;
+use prometheus::IntGauge;
+use tokio::time::Instant;
 
 use super::*;
 use crate::cache::origin::OriginKey;
 use crate::oci::{Digest, RepositoryName};
 
 fn line(max_connections: Option<usize>, max_bytes_per_second: Option<u64>) -> Arc<Line> {
-    Arc::new(Line::new(LineLimits { connections: 4, max_connections, max_bytes_per_second }))
+    Arc::new(Line::new(LineLimits { connections: 4, max_connections, connection_wait: WAIT, max_bytes_per_second }, gauge()))
+}
+
+/// How long a client waits for a place.
+const WAIT: Duration = Duration::from_secs(60);
+
+fn gauge() -> IntGauge {
+    IntGauge::new("waiting", "waiting").unwrap()
 }
 
 fn fill(followers: usize) -> Arc<Fill> {
@@ -25,7 +34,7 @@ fn share(line: &Arc<Line>) -> LineShare {
 async fn every_fill_gets_a_place_before_any_gets_a_second() {
     let line = line(Some(2), None);
     let (first, second, third) = (share(&line), share(&line), share(&line));
-    let places = [first.place().await, first.try_place().unwrap()];
+    let places = [first.place().await.unwrap(), first.try_place().unwrap()];
     let mut waiting = [Box::pin(second.place()), Box::pin(third.place())];
     assert!(waiting.iter_mut().all(|place| place.now_or_never().is_none()));
     assert!(first.try_place().is_none());
@@ -33,7 +42,7 @@ async fn every_fill_gets_a_place_before_any_gets_a_second() {
     drop(ended);
     assert!(first.try_place().is_none(), "it is the second one's");
     let [second, third] = &mut waiting;
-    let second = second.now_or_never().expect("first come, first served");
+    let second = second.now_or_never().expect("first come, first served").unwrap();
     assert!(third.now_or_never().is_none());
     drop(kept);
     assert!(third.now_or_never().is_some());
@@ -44,7 +53,7 @@ async fn every_fill_gets_a_place_before_any_gets_a_second() {
 async fn a_fill_without_followers_takes_no_place_that_somebody_waits_for() {
     let line = line(Some(1), None);
     let (client, lonely) = (share(&line), Arc::new(LineShare::of_fill(Arc::clone(&line), fill(0))));
-    let first = client.place().await;
+    let first = client.place().await.unwrap();
     let task = tokio::spawn({
         let lonely = Arc::clone(&lonely);
         async move { lonely.place().await }
@@ -55,8 +64,8 @@ async fn a_fill_without_followers_takes_no_place_that_somebody_waits_for() {
     drop(first);
     tokio::task::yield_now().await;
     assert!(!task.is_finished(), "the client came later, and goes first");
-    drop(second.await);
-    task.await.unwrap();
+    drop(second.await.unwrap());
+    task.await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -64,7 +73,7 @@ async fn a_fill_that_gets_a_follower_waits_in_line_like_any_other() {
     let line = line(Some(1), None);
     let joined = fill(0);
     let (client, lonely) = (share(&line), LineShare::of_fill(Arc::clone(&line), Arc::clone(&joined)));
-    let first = client.place().await;
+    let first = client.place().await.unwrap();
     let mut waiting = Box::pin(lonely.place());
     assert!((&mut waiting).now_or_never().is_none());
     joined.followers.store(1, Ordering::Release);
@@ -75,6 +84,60 @@ async fn a_fill_that_gets_a_follower_waits_in_line_like_any_other() {
     drop(first);
     assert!((&mut later).now_or_never().is_none());
     assert!((&mut waiting).now_or_never().is_some());
+}
+
+#[tokio::test]
+async fn a_fill_that_nobody_follows_gives_way_to_a_client() {
+    let line = line(Some(1), None);
+    let left = fill(1);
+    let (leaving, client) = (LineShare::of_fill(Arc::clone(&line), Arc::clone(&left)), share(&line));
+    let place = leaving.place().await.unwrap();
+    let mut given_way = Box::pin(leaving.given_way());
+    assert!((&mut given_way).now_or_never().is_none());
+    let mut waiting = Box::pin(client.place());
+    assert!((&mut waiting).now_or_never().is_none());
+    assert!((&mut given_way).now_or_never().is_none(), "its own client waits too");
+    assert!(left.unfollow());
+    assert!((&mut given_way).now_or_never().is_some());
+    drop(place);
+    drop(waiting.await.unwrap());
+    assert!(leaving.given_way().now_or_never().is_none(), "nobody waits any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_waits_so_long_and_no_longer() {
+    let line = line(Some(1), None);
+    let held = share(&line).place().await.unwrap();
+    let waits = Instant::now();
+    let refused = share(&line).place().await.err();
+    assert!(matches!(refused, Some(FillError::NoConnection { waited: WAIT })), "{refused:?}");
+    assert_eq!(waits.elapsed().as_secs(), WAIT.as_secs());
+    // A fill whose client has gone meanwhile waits on, for what nobody else wants.
+    let left = fill(1);
+    let leaving = LineShare::of_fill(Arc::clone(&line), Arc::clone(&left));
+    let mut waiting = Box::pin(leaving.place());
+    assert!((&mut waiting).now_or_never().is_none());
+    left.unfollow();
+    assert!(tokio::time::timeout(2 * WAIT, &mut waiting).await.is_err());
+    drop(held);
+    assert!(waiting.await.is_ok());
+}
+
+#[tokio::test]
+async fn those_who_wait_are_counted_for_as_long_as_they_do() {
+    let gauge = gauge();
+    let limits = LineLimits { connections: 4, max_connections: Some(1), connection_wait: WAIT, max_bytes_per_second: None };
+    let line = Arc::new(Line::new(limits, gauge.clone()));
+    let (first, second, third) = (share(&line), share(&line), share(&line));
+    let held = first.place().await.unwrap();
+    let (mut waiting, mut leaving) = (Box::pin(second.place()), Box::pin(third.place()));
+    assert!((&mut waiting).now_or_never().is_none() && (&mut leaving).now_or_never().is_none());
+    assert_eq!(gauge.get(), 2);
+    drop(leaving);
+    assert_eq!(gauge.get(), 1);
+    drop(held);
+    drop(waiting.await.unwrap());
+    assert_eq!(gauge.get(), 0);
 }
 
 #[tokio::test]

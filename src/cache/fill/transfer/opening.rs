@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::seat::Seat;
 use super::{Stop, Transfer};
 use crate::cache::fill::FillError;
 use crate::cache::fill::connection::{Way, fetch};
@@ -48,14 +49,16 @@ impl Transfer {
         }
     }
 
-    /// How another connection gets to a source; `None` if it has to wait for one of this blob to end.
-    fn way(&self, kind: FillSource) -> Option<Way> {
-        let line = Arc::clone(&self.line);
+    /// How another connection gets to a source; `None` if it has to wait, for a place or for a connection of this
+    /// blob to end.
+    fn way(&mut self, kind: FillSource) -> Option<Way> {
         match kind {
             FillSource::Bucket | FillSource::Replica => Some(Way::Free),
-            // The first one waits for its place; those beside it take what is free.
-            FillSource::Upstream | FillSource::Mirror if self.open.is_empty() => Some(Way::Line(line, None)),
-            FillSource::Upstream | FillSource::Mirror => line.try_place().map(|place| Way::Line(line, Some(place))),
+            FillSource::Upstream | FillSource::Mirror => {
+                let place = self.seat.place(&self.line);
+                self.fill.in_line.store(self.seat.is_waiting(), Ordering::Release);
+                Some(Way::Line(Arc::clone(&self.line), place?))
+            }
         }
     }
 
@@ -105,8 +108,18 @@ impl Transfer {
         if !self.fill.feeds_replica.load(Ordering::Acquire) || !self.sources.ask_no_replica() {
             return;
         }
-        let theirs = self.open.iter().filter(|(_, open)| matches!(open.source, Source::Replica(_)));
-        let ids: Vec<_> = theirs.map(|(id, _)| *id).collect();
+        self.let_go(|source| matches!(source, Source::Replica(_)));
+    }
+
+    /// Gives its places on the line to those whom clients wait for, and waits for others.
+    pub(super) fn give_way(&mut self) {
+        self.let_go(Source::is_beyond);
+        self.seat = Seat::None;
+    }
+
+    /// Ends the connections to such sources, and no other one because of that.
+    fn let_go(&mut self, which: impl Fn(&Source) -> bool) {
+        let ids: Vec<_> = self.open.iter().filter(|(_, open)| which(&open.source)).map(|(id, _)| *id).collect();
         for id in ids {
             self.abort(id);
             self.plan.finish(id);
