@@ -33,7 +33,9 @@ mod view;
 mod walk;
 
 pub use blob_files::{BlobFiles, OpenBlob};
-pub use bucket::{Bucket, BucketClient, BucketEncryption, BucketLimits, BucketSettings, BucketStream, BucketUpload, StoredBlob};
+pub use bucket::{
+    Bucket, BucketClient, BucketEncryption, BucketLimits, BucketSettings, BucketStream, BucketUpload, Recoveries, StoredBlob,
+};
 pub use control_socket::{ControlSocket, connect_control};
 pub use disk::{Disk, LocalDisk, Space};
 pub use error::StorageError;

@@ -29,6 +29,7 @@ use tokio_util::task::TaskTracker;
 
 pub use client::{BucketEncryption, BucketSettings};
 pub(super) use failure::Unavailable;
+pub use guard::Recoveries;
 pub(super) use later::Later;
 pub use upload::BucketUpload;
 
@@ -152,9 +153,10 @@ impl Bucket {
         Records::in_bucket(Arc::clone(&self.objects), self.preconditions.clone()).with_later(Arc::clone(&self.later))
     }
 
-    /// Waits until a bucket that did not answer does.
-    pub async fn answers_again(&self) {
-        self.guard.answers_again().await;
+    /// Tells from now on when a bucket that did not answer does again.
+    #[must_use]
+    pub fn recoveries(&self) -> Recoveries {
+        self.guard.recoveries()
     }
 
     /// Sends, for as long as it runs, what the bucket did not take when it was to be written behind.

@@ -104,6 +104,20 @@ async fn a_bucket_that_is_gone_is_left_alone_until_it_is_back() {
     assert_eq!(guarded.bucket.stat(&digest()).await.unwrap(), Some(3));
 }
 
+/// Whoever has something for the bucket may be at work while it comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_came_back_while_nobody_waited_is_told_to_the_next_who_waits() {
+    let guarded = Guarded::start(1).await;
+    let mut recoveries = guarded.bucket.recoveries();
+    for _ in 0..2 {
+        guarded.fake.break_nth(1, Fault::SlowDown);
+        guarded.bucket.stat(&digest()).await.expect_err("a fault");
+        guarded.answered().await;
+        tokio::time::timeout(AT_ONCE, recoveries.next()).await.expect("the recovery was missed");
+    }
+    assert!(tokio::time::timeout(Duration::from_millis(50), recoveries.next()).await.is_err(), "told twice");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_may_take_long_waits_for_a_short_call_that_looks_whether_the_bucket_is_back() {
     let guarded = Guarded::start(1).await;
