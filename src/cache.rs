@@ -51,9 +51,9 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, unix_seconds};
 use crate::oci::{Digest, Referrer, RepositoryName, Tag};
-use crate::storage::{RepositoryView, Store, unix_seconds};
+use crate::storage::{RepositoryView, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::{CacheResult, Metrics, UpkeepMetrics};
 use fill::{Fills, Uploads};

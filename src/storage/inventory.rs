@@ -11,7 +11,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
 use rustix::fs::{Advice, fadvise};
 
-use super::{BlobFiles, Bucket, BucketStream, StorageError, StoredBlob};
+use super::{BlobFiles, Bucket, BucketStream, StorageError, StoredBlob, blocking};
 use crate::oci::{Algorithm, Digest, DigestHasher};
 
 /// What is read and hashed in one go.
@@ -240,10 +240,4 @@ pub(super) fn is_same_file(path: &std::path::Path, file: &File) -> io::Result<bo
         named => (named?, file.metadata()?),
     };
     Ok((named.dev(), named.ino()) == (open.dev(), open.ino()))
-}
-
-/// Runs file operations on a blocking thread.
-pub(super) async fn blocking<T: Send + 'static>(run: impl FnOnce() -> Result<T, StorageError> + Send + 'static) -> Result<T, StorageError> {
-    let ran = tokio::task::spawn_blocking(run).await;
-    ran.unwrap_or_else(|error| Err(StorageError::file("wait for", std::path::Path::new("a blocking thread"), io::Error::other(error))))
 }

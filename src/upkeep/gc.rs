@@ -21,8 +21,9 @@ use futures::{StreamExt, TryStreamExt};
 use super::UpkeepParts;
 use super::report::{GcPhase, GcReport, Unneeded, UnneededState};
 use super::run::Teller;
+use crate::clock::unix_seconds;
 use crate::oci::Digest;
-use crate::storage::{GcMarks, GcState, Inventory, StorageError, StoredBlob, Support, Version, unix_seconds};
+use crate::storage::{GcMarks, GcState, Inventory, StorageError, StoredBlob, Support, Version};
 use deletion::Due;
 
 /// Candidates in memory at one time: some 140 MB.

@@ -17,8 +17,9 @@ use super::UpkeepParts;
 use super::pace::Pace;
 use super::report::{Finding, Outcome, ScrubPhase, ScrubReport, Wrong};
 use super::run::Teller;
+use crate::clock::unix_seconds;
 use crate::oci::Digest;
-use crate::storage::{BlobCheck, Inventory, StorageError, StoredBlob, unix_seconds};
+use crate::storage::{BlobCheck, Inventory, StorageError, StoredBlob};
 
 /// Rotten hosted blobs whose repositories are looked for.
 const MAX_NAMED: u64 = 10;

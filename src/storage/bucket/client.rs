@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::default_provider::region::DefaultRegionChain;
-use object_store::aws::{AmazonS3Builder, S3CopyIfNotExists, resolve_bucket_region};
+use object_store::aws::{AmazonS3Builder, resolve_bucket_region};
 use object_store::path::Path as Key;
 use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, Certificate, ClientOptions, HeaderValue, ObjectStore, RetryConfig};
@@ -106,8 +106,7 @@ fn builder(
         .with_retry(retries(&settings.limits))
         .with_disable_tagging(true)
         // Not every server has DeleteObjects, and a gc is not in a hurry.
-        .with_disable_bulk_delete(true)
-        .with_copy_if_not_exists(S3CopyIfNotExists::Multipart);
+        .with_disable_bulk_delete(true);
     if let Some(endpoint) = endpoint {
         builder = builder.with_endpoint(bucket_endpoint(endpoint, settings));
     }

@@ -7,8 +7,9 @@ use std::time::Duration;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{CONCURRENCY, Gc, Prefix};
+use crate::clock::unix_seconds;
 use crate::oci::{Digest, RepositoryName};
-use crate::storage::{Examined, RecordKey, RepositoryContents, StorageError, unix_seconds};
+use crate::storage::{Examined, RecordKey, RepositoryContents, StorageError};
 use crate::upkeep::UpkeepParts;
 
 /// Repositories read at a time.
