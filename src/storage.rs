@@ -32,6 +32,7 @@ mod staged_blob;
 mod versions;
 mod view;
 mod walk;
+mod whole_list;
 
 pub use blob_files::{BlobFiles, OpenBlob};
 pub use blocking::blocking;

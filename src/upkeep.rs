@@ -10,6 +10,7 @@ mod background;
 mod gc;
 mod mend;
 mod pace;
+mod patience;
 pub mod report;
 mod run;
 mod scrub;

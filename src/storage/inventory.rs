@@ -51,7 +51,8 @@ pub struct StreamCheck {
 }
 
 impl Inventory {
-    /// All blobs. On disk, what a directory held when it was read.
+    /// All blobs. On disk, what a directory held when it was read; one that cannot be read is an error among
+    /// the others, which come behind it. In a bucket an error is the end.
     #[must_use]
     pub fn list(&self) -> BoxStream<'static, Result<StoredBlob, StorageError>> {
         match self {

@@ -252,4 +252,6 @@ pub struct GcReport {
     pub deleted_bytes: u64,
     /// Operations that failed; what they were about is left for the next run.
     pub failed: u64,
+    /// Some manifests' records could not be read. What they refer to is not known, so nothing was marked or deleted.
+    pub is_incomplete: bool,
 }

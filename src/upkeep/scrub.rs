@@ -11,7 +11,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use futures::TryStreamExt;
+use futures::StreamExt;
 
 use super::UpkeepParts;
 use super::pace::Pace;
@@ -94,8 +94,13 @@ impl Scrub {
         for place in &places {
             let is_truth = !has_bucket || matches!(place, Inventory::Bucket(_));
             let mut blobs = place.list();
-            while let Some(blob) = blobs.try_next().await? {
-                self.blob(place, is_truth, &blob).await;
+            while let Some(blob) = blobs.next().await {
+                match blob {
+                    Ok(blob) => self.blob(place, is_truth, &blob).await?,
+                    // A directory: the others can be read.
+                    Err(error) if matches!(place, Inventory::Disk(_)) => self.not_listed(&error).await,
+                    Err(error) => return Err(error),
+                }
             }
         }
         self.parts.metrics.scrub_ended(unix_seconds(self.parts.clock.now()));
@@ -104,7 +109,13 @@ impl Scrub {
 
     async fn count(&mut self, place: &Inventory) -> Result<(), StorageError> {
         let mut blobs = place.list();
-        while let Some(blob) = blobs.try_next().await? {
+        while let Some(blob) = blobs.next().await {
+            let blob = match blob {
+                Ok(blob) => blob,
+                // What cannot be listed is told when it is to be read.
+                Err(_) if matches!(place, Inventory::Disk(_)) => continue,
+                Err(error) => return Err(error),
+            };
             self.report.total_blobs += 1;
             self.report.total_bytes += blob.length_bytes;
             self.teller.progress(&self.report);
@@ -112,11 +123,12 @@ impl Scrub {
         Ok(())
     }
 
-    async fn blob(&mut self, place: &Inventory, is_truth: bool, blob: &StoredBlob) {
-        match self.check(place, &blob.digest).await {
+    /// Looks at one blob. What is wrong with it is told; an error says that the bucket is gone.
+    async fn blob(&mut self, place: &Inventory, is_truth: bool, blob: &StoredBlob) -> Result<(), StorageError> {
+        match self.check(place, &blob.digest).await? {
             Checked::Sound => {}
             // Evicted, or collected, since it was listed.
-            Checked::Vanished => return,
+            Checked::Vanished => return Ok(()),
             Checked::Rotten(_, detail) if is_truth && self.hosted.prefixes.contains(&blob.digest.prefix()) => {
                 self.hosted_is_rotten(&blob.digest, detail).await;
             }
@@ -133,14 +145,20 @@ impl Scrub {
         }
         self.report.blobs += 1;
         self.teller.progress(&self.report);
+        Ok(())
     }
 
-    async fn check(&mut self, place: &Inventory, digest: &Digest) -> Checked {
-        let mut check = match place.check(digest).await {
+    async fn check(&mut self, place: &Inventory, digest: &Digest) -> Result<Checked, StorageError> {
+        let check = match self.parts.patiently(|| place.check(digest)).await {
             Ok(Some(check)) => check,
-            Ok(None) => return Checked::Vanished,
-            Err(error) => return Checked::Unknown(error.to_string()),
+            Ok(None) => return Ok(Checked::Vanished),
+            Err(error) if error.is_unavailable() => return Err(error),
+            Err(error) => return Ok(Checked::Unknown(error.to_string())),
         };
+        Ok(self.hash(check, digest).await)
+    }
+
+    async fn hash(&mut self, mut check: BlobCheck, digest: &Digest) -> Checked {
         loop {
             match check.step().await {
                 Ok(Some(bytes)) => {
@@ -190,6 +208,13 @@ impl Scrub {
         self.report.not_mended += 1;
         tracing::error!(%digest, detail, "a blob has rotted, or cannot be read, and could not be put aside");
         self.found(Outcome::NotMended, digest, detail).await;
+    }
+
+    async fn not_listed(&mut self, error: &StorageError) {
+        self.report.not_mended += 1;
+        tracing::error!(%error, "some blobs cannot be listed, and were not looked at");
+        let (wrong, outcome) = (Wrong::RottenBlob, Outcome::NotMended);
+        self.teller.found(Finding { wrong, outcome, digest: None, repository: None, tag: None, detail: error.to_string() }).await;
     }
 
     async fn found(&mut self, outcome: Outcome, digest: &Digest, detail: String) {

@@ -148,3 +148,44 @@ macro_rules! whichever_request {
 }
 
 whichever_request!(is_told_to_slow_down: SlowDown, loses_its_answer: LostAnswer, is_answered_in_part: Truncate);
+
+/// The first requests of a collection are for pages: of the marks, of the blobs, of the repositories. A scrub has no marks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_is_lost_is_asked_for_again_and_ends_no_run() {
+    let (template, content) = bucket_with_content().await;
+    std::fs::write(template.file(&super::key(&content.cached)), b"something else").unwrap();
+    for fault in [Fault::SlowDown, Fault::Truncate] {
+        for nth in 1..=3 {
+            let (bucket, directory, clock) = (template.copy().await, TempDir::new().unwrap(), Clock::system());
+            clock.advance(SETTLED);
+            let store = store_over(&bucket, directory.path()).await;
+            bucket.break_nth(nth.min(2), fault);
+            let scrubbed = outcome_of(upkeep_of(Arc::clone(&store), &clock).scrub(EVERYTHING).await.unwrap()).await.1;
+            assert!(bucket.has_broken());
+            let scrubbed = scrubbed.unwrap_or_else(|error| panic!("{fault:?} of request {nth} ends a scrub: {error}"));
+            assert_eq!((scrubbed.rotten_cached, scrubbed.not_mended), (1, 0), "{fault:?} of request {nth}");
+            bucket.break_nth(nth, fault);
+            let collected = outcome_of(upkeep_of(store, &clock).gc(NOW).await.unwrap()).await.1;
+            assert!(bucket.has_broken());
+            let collected = collected.unwrap_or_else(|error| panic!("{fault:?} of request {nth} ends a collection: {error}"));
+            assert_eq!((collected.deleted, collected.failed), (2, 0), "{fault:?} of request {nth}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_that_cannot_read_all_records_deletes_nothing_and_says_so() {
+    let (bucket, content) = bucket_with_content().await;
+    let (directory, clock) = (TempDir::new().unwrap(), Clock::system());
+    clock.advance(SETTLED);
+    let store = store_over(&bucket, directory.path()).await;
+    bucket.break_path("/images/team/app/_manifests/", Fault::AccessDenied);
+    let report = outcome_of(upkeep_of(Arc::clone(&store), &clock).gc(NOW).await.unwrap()).await.1.expect("the others are gone on with");
+    assert!(report.is_incomplete && report.failed > 0, "{report:?}");
+    assert_eq!((report.repositories, report.marked, report.deleted), (3, 0, 0));
+    assert!(content.garbage.iter().all(|digest| has(&bucket, digest)));
+    bucket.mend();
+    let report = outcome_of(upkeep_of(store, &clock).gc(NOW).await.unwrap()).await.1.unwrap();
+    assert_eq!((report.deleted, report.failed, report.is_incomplete), (2, 0, false));
+    assert_holds(&bucket, &content.needed, "after a collection that could not read all");
+}
