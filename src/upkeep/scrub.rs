@@ -5,6 +5,8 @@
 //! cached is put aside and fetched again when it is next asked for. A rotten one that is hosted is
 //! nobody else's to give: it is reported and left alone.
 //!
+//! Where the disk stands in front of a bucket, what is sound is looked for there, too (`lost`).
+//!
 //! Somebody may have pushed an image with a blob that was there, and sent none of its bytes: before a
 //! rotten one goes, it is looked for in the repositories once more.
 
@@ -42,6 +44,10 @@ pub(super) struct Scrub {
     pub(super) teller: Teller<ScrubReport>,
     pace: Pace,
     pub(super) hosted: HostedBlobs,
+    /// How fast blobs are looked for in the bucket; none if they are not.
+    pub(super) look_pace: Option<Pace>,
+    /// Those that it does not have.
+    pub(super) lost: HashSet<Digest>,
 }
 
 /// The blobs that somebody pushed, by the first bytes of their digests: a million are 35 MB.
@@ -63,7 +69,10 @@ enum Checked {
 impl Scrub {
     pub(super) fn new(parts: Arc<UpkeepParts>, options: ScrubOptions, teller: Teller<ScrubReport>) -> Self {
         let pace = Pace::new(options.rate_bytes.unwrap_or(parts.limits.scrub_rate_bytes));
-        Self { parts, options, report: ScrubReport::default(), teller, pace, hosted: HostedBlobs::default() }
+        let looks = parts.limits.scrub_looks as u64;
+        let look_pace = (looks > 0).then(|| Pace::new(looks));
+        let (report, hosted, lost) = (ScrubReport::default(), HostedBlobs::default(), HashSet::new());
+        Self { parts, options, report, teller, pace, hosted, look_pace, lost }
     }
 
     /// Runs it to its end.
@@ -103,6 +112,7 @@ impl Scrub {
                 }
             }
         }
+        self.send_lost_again().await?;
         self.parts.metrics.scrub_ended(unix_seconds(self.parts.clock.now()));
         Ok(())
     }
@@ -126,7 +136,8 @@ impl Scrub {
     /// Looks at one blob. What is wrong with it is told; an error says that the bucket is gone.
     async fn blob(&mut self, place: &Inventory, is_truth: bool, blob: &StoredBlob) -> Result<(), StorageError> {
         match self.check(place, &blob.digest).await? {
-            Checked::Sound => {}
+            Checked::Sound if is_truth => {}
+            Checked::Sound => self.look_in_bucket(blob).await,
             // Evicted, or collected, since it was listed.
             Checked::Vanished => return Ok(()),
             Checked::Rotten(_, detail) if is_truth && self.hosted.prefixes.contains(&blob.digest.prefix()) => {
@@ -231,6 +242,7 @@ impl Scrub {
             rotten_hosted = report.rotten_hosted,
             mended_records = report.mended_records,
             damaged_hosted_records = report.damaged_hosted_records,
+            lost = report.lost,
             not_mended = report.not_mended,
             "scrubbed the store"
         );

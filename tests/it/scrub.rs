@@ -287,13 +287,16 @@ async fn the_quarantine_holds_no_more_than_its_limit() {
 
 /// The upkeep of a store by itself, without a server.
 pub(crate) fn upkeep_of(store: impl Into<Arc<Store>>, clock: &Clock) -> Upkeep {
+    let store = store.into();
+    let pending = store.pending_uploads();
     Upkeep::new(UpkeepParts {
-        store: store.into(),
+        store,
         clock: clock.clone(),
         tasks: Tasks::default(),
         metrics: Metrics::new().unwrap().upkeep.clone(),
         limits: UpkeepLimits {
             scrub_rate_bytes: 0,
+            scrub_looks: 1000,
             scrub_interval: Duration::ZERO,
             quarantine_bytes: 1 << 30,
             gc_grace: Duration::from_secs(24 * 60 * 60),
@@ -302,6 +305,7 @@ pub(crate) fn upkeep_of(store: impl Into<Arc<Store>>, clock: &Clock) -> Upkeep {
         },
         forget: Box::new(|_| {}),
         forget_place: Box::new(|_| {}),
+        send_again: Box::new(move |digest| pending.add(digest, false).is_ok()),
     })
 }
 
