@@ -14,6 +14,7 @@ mod later;
 mod presign;
 mod probe;
 mod routed;
+mod sending;
 mod upload;
 
 use std::ops::Range;
