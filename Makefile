@@ -1,7 +1,7 @@
 # Every way of running what is here. `make` alone lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test lint e2e e2e-long bench bench-shaped bench-store image image-test docs-errors
+.PHONY: help run test lint e2e e2e-long bench bench-shaped bench-store bench-upload image image-test docs-errors
 
 ARGS ?=
 OUT ?= target/image
@@ -46,6 +46,10 @@ bench-shaped: ## A cold layer over a long line and a wide one, beside a direct c
 
 bench-store: ## A store of a million blobs: start, walk, memory, evictions beside hits. ARGS='--blobs N --directory D'.
 	cargo bench --locked --bench store_of_a_million -- $(ARGS)
+
+bench-upload: ## What memory grows by while a blob of 1 GiB goes to a bucket. ARGS='--mb N --directory D'.
+	cargo build --release --locked
+	HEADPOND_BINARY=$${HEADPOND_BINARY:-$(TARGET)/release/headpond} python3 benches/upload_memory.py $(ARGS)
 
 image: ## The container image as an OCI layout in target/image, without an engine.
 	cargo build --release --locked

@@ -23,12 +23,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::ReplicaCheck;
 use crate::cache::{Cache, Retired};
-use crate::clock::Clock;
+use crate::clock::{Clock, unix_seconds};
 use crate::cluster::{Names, SystemNames};
 use crate::config::{Config, ConfigSource, Limits, Listen, Tls};
 use crate::http::{self, BoundListener, Drained, Edge, Readiness, TlsContext, admin_router};
 use crate::registry::Registry;
-use crate::storage::{Bucket, Disk, LocalDisk, Store, StoreParts, unix_seconds};
+use crate::storage::{Bucket, Disk, LocalDisk, Store, StoreParts};
 use crate::tasks::Tasks;
 use crate::telemetry::logging;
 use crate::telemetry::metrics::Metrics;

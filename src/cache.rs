@@ -51,9 +51,9 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, unix_seconds};
 use crate::oci::{Digest, Referrer, RepositoryName, Tag};
-use crate::storage::{RepositoryView, Store, unix_seconds};
+use crate::storage::{RepositoryView, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::{CacheResult, Metrics, UpkeepMetrics};
 use fill::{Fills, Uploads};
@@ -120,6 +120,7 @@ pub struct Cache {
     referrer_lists: Flights<OriginDigest, Result<Arc<Vec<Referrer>>, CacheError>>,
     view_reads: Flights<RepositoryName, Result<Arc<RepositoryView>, CacheError>>,
     unrecorded: Arc<Unrecorded>,
+    uploads: Option<Uploads>,
 }
 
 impl Cache {
@@ -133,6 +134,7 @@ impl Cache {
             (bucket, uploads)
         });
         let cache = Self {
+            uploads: bucket.as_ref().map(|(_, uploads)| uploads.clone()),
             memory: Arc::new(Memory::new(&limits)),
             fills: Fills::new(store.blobs.clone(), bucket, limits.fills.clone(), tasks.clone()),
             prefetches: Prefetches::new(limits.max_prefetches),
@@ -165,6 +167,12 @@ impl Cache {
     /// Forgets where a blob is that was deleted, since nothing refers to it.
     pub fn forget_place(&self, digest: &Digest) {
         self.memory.forget_place(digest);
+    }
+
+    /// Has a blob on disk sent to the bucket, which has lost it. False if it is on its way already. Blocks.
+    #[must_use]
+    pub fn send_again(&self, digest: &Digest) -> bool {
+        self.uploads.as_ref().is_some_and(|uploads| uploads.send_again(*digest))
     }
 
     /// Forgets all that is in memory of a blob that was put aside: what refers to it has to look for it again.

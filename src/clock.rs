@@ -39,6 +39,22 @@ impl Clock {
     }
 }
 
+/// Seconds since 1970; 0 for times before.
+#[must_use]
+pub fn unix_seconds(time: SystemTime) -> u64 {
+    since_1970(time).as_secs()
+}
+
+/// Milliseconds since 1970; 0 for times before.
+#[must_use]
+pub fn unix_milliseconds(time: SystemTime) -> u64 {
+    u64::try_from(since_1970(time).as_millis()).unwrap_or(u64::MAX)
+}
+
+fn since_1970(time: SystemTime) -> Duration {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO)
+}
+
 fn milliseconds(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }

@@ -5,6 +5,7 @@
 //! `cache::fill` joins the two.
 
 mod blob_files;
+mod blocking;
 mod bucket;
 mod control_socket;
 mod counted_objects;
@@ -31,9 +32,13 @@ mod staged_blob;
 mod versions;
 mod view;
 mod walk;
+mod whole_list;
 
 pub use blob_files::{BlobFiles, OpenBlob};
-pub use bucket::{Bucket, BucketClient, BucketEncryption, BucketLimits, BucketSettings, BucketStream, BucketUpload, StoredBlob};
+pub use blocking::blocking;
+pub use bucket::{
+    Bucket, BucketClient, BucketEncryption, BucketLimits, BucketSettings, BucketStream, BucketUpload, Recoveries, StoredBlob,
+};
 pub use control_socket::{ControlSocket, connect_control};
 pub use disk::{Disk, LocalDisk, Space};
 pub use error::StorageError;
@@ -46,7 +51,7 @@ pub use preconditions::{KnownPreconditions, Preconditions, Support};
 pub use read::PieceReader;
 pub use records::{
     BlobLinkRecord, ManifestRecord, PulledRecord, RecordKey, Records, RepositoryKind, RepositoryRecord, SourceBlobRecord, TagRecord,
-    ValidatedRecord, unix_seconds,
+    ValidatedRecord,
 };
 pub use repository_walk::{Listed, RepositoryContents, RepositoryWalk};
 pub use room::{Room, RoomLimits, RoomNumbers};
@@ -56,7 +61,6 @@ pub use view::RepositoryView;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use object_store::ObjectStore;
@@ -193,10 +197,6 @@ impl Store {
         let layout = self.layout.clone();
         move || leftovers::remove_unfinished_records(&layout)
     }
-}
-
-fn unix_milliseconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn local_objects(layout: &Layout) -> Result<LocalFileSystem, StorageError> {

@@ -9,6 +9,15 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
+use uuid::Uuid;
+
+/// A wait between two turns of a background task, and up to a tenth more or less: replicas that started
+/// together do not work together.
+#[must_use]
+pub fn jittered(wait: Duration) -> Duration {
+    let share = Uuid::new_v4().as_u128() % 2001;
+    wait.mul_f64(0.9 + 0.0001 * (share as f64))
+}
 
 /// The owner of background tasks; cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -46,5 +55,18 @@ impl Tasks {
         self.cancelled.cancel();
         self.tracker.close();
         tokio::time::timeout(deadline, self.tracker.wait()).await.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_differ_by_a_tenth_at_most() {
+        let waits: Vec<_> = (0..100).map(|_| jittered(Duration::from_secs(1000))).collect();
+        let bounds = Duration::from_secs(900)..=Duration::from_millis(1_100_001);
+        assert!(waits.iter().all(|wait| bounds.contains(wait)), "{waits:?}");
+        assert!(waits.iter().any(|wait| *wait != waits[0]));
     }
 }

@@ -8,8 +8,10 @@
 
 mod background;
 mod gc;
+mod lost;
 mod mend;
 mod pace;
+mod patience;
 pub mod report;
 mod run;
 mod scrub;
@@ -38,6 +40,8 @@ pub use scrub::ScrubOptions;
 pub struct UpkeepLimits {
     /// Bytes a second that a scrub reads.
     pub scrub_rate_bytes: u64,
+    /// Blobs of the disk a second that a scrub looks for in the bucket; zero is none.
+    pub scrub_looks: usize,
     /// Between two scrubs in the background; zero is never.
     pub scrub_interval: Duration,
     /// Rotten blobs that are kept, in bytes.
@@ -66,6 +70,8 @@ pub struct UpkeepParts {
     pub forget: Box<dyn Fn(&Digest) + Send + Sync>,
     /// The same for one that was deleted, as nothing refers to it: they are many, and little is known of them.
     pub forget_place: Box<dyn Fn(&Digest) + Send + Sync>,
+    /// Has a blob of the disk sent to the bucket, which has lost it. False if it is on its way already. Blocks.
+    pub send_again: Box<dyn Fn(&Digest) -> bool + Send + Sync>,
 }
 
 /// The upkeep of one store; cheap to clone.

@@ -23,6 +23,7 @@ const PROBE_WAIT: Duration = Duration::from_secs(30);
 fn limits(limits: &Limits) -> UpkeepLimits {
     UpkeepLimits {
         scrub_rate_bytes: limits.scrub_rate,
+        scrub_looks: limits.scrub_looks,
         scrub_interval: limits.scrub_interval,
         quarantine_bytes: limits.quarantine_size,
         gc_grace: limits.gc_grace,
@@ -33,7 +34,7 @@ fn limits(limits: &Limits) -> UpkeepLimits {
 
 /// The upkeep of the store that this server holds, and its work in the background.
 pub(super) fn begin(config: &Config, store: &Arc<Store>, cache: &Cache, clock: &Clock, tasks: &Tasks, metrics: &Metrics) {
-    let (rotten, deleted) = (cache.clone(), cache.clone());
+    let (rotten, deleted, lost) = (cache.clone(), cache.clone(), cache.clone());
     let upkeep = Upkeep::new(UpkeepParts {
         store: Arc::clone(store),
         clock: clock.clone(),
@@ -42,6 +43,7 @@ pub(super) fn begin(config: &Config, store: &Arc<Store>, cache: &Cache, clock: &
         limits: limits(&config.limits),
         forget: Box::new(move |digest| rotten.forget(digest)),
         forget_place: Box::new(move |digest| deleted.forget_place(digest)),
+        send_again: Box::new(move |digest| lost.send_again(digest)),
     });
     upkeep.scrub_in_the_background();
     upkeep.gc_in_the_background();
@@ -93,6 +95,7 @@ pub async fn offline(config: &Config) -> anyhow::Result<Upkeep> {
         // A collection needs to know; that one does not answer is told by the run.
         let _ = tokio::time::timeout(PROBE_WAIT, bucket.clone().find_out_preconditions()).await;
     }
+    let pending = store.pending_uploads();
     Ok(Upkeep::new(UpkeepParts {
         store,
         clock: Clock::system(),
@@ -101,5 +104,7 @@ pub async fn offline(config: &Config) -> anyhow::Result<Upkeep> {
         limits: limits(&config.limits),
         forget: Box::new(|_| {}),
         forget_place: Box::new(|_| {}),
+        // The next server over the store sends it.
+        send_again: Box::new(move |digest| !pending.has(digest) && pending.add(digest, false).is_ok()),
     }))
 }

@@ -69,7 +69,7 @@ impl Cache {
             }
         });
         self.tasks.spawn_to_end("room", async move {
-            blocking(&room, Room::walk).await;
+            on_thread(&room, Room::walk).await;
             let ticks = |every| {
                 let mut ticks = interval_at(Instant::now() + every, every);
                 ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -77,20 +77,20 @@ impl Cache {
             };
             let (mut tidied, mut recounted) = (ticks(TIDIED_EVERY), ticks(RECOUNTED_EVERY));
             while !stopping.is_cancelled() {
-                blocking(&room, Room::tidy).await;
+                on_thread(&room, Room::tidy).await;
                 tokio::select! {
                     () = stopping.cancelled() => break,
                     () = room.tightened() => {}
-                    _ = tidied.tick() => blocking(&room, Room::note_uses).await,
-                    _ = recounted.tick() => blocking(&room, Room::recount).await,
+                    _ = tidied.tick() => on_thread(&room, Room::note_uses).await,
+                    _ = recounted.tick() => on_thread(&room, Room::recount).await,
                 }
             }
-            blocking(&room, Room::note_uses).await;
+            on_thread(&room, Room::note_uses).await;
         });
     }
 }
 
-async fn blocking(room: &Room, work: fn(&Room)) {
+async fn on_thread(room: &Room, work: fn(&Room)) {
     let room = room.clone();
     // One that panicked is tried again at its next turn: the first walk at that of the recount.
     let _ = tokio::task::spawn_blocking(move || work(&room)).await;

@@ -21,8 +21,10 @@ use futures::TryStreamExt;
 
 use super::origin::OriginKey;
 use super::{Cache, CacheError};
+use crate::clock::unix_seconds;
 use crate::oci::{Digest, RepositoryName, Tag};
-use crate::storage::{Expected, Listed, RecordKey, RepositoryContents, RepositoryKind, RepositoryView, StorageError, unix_seconds};
+use crate::storage::{Expected, Listed, RecordKey, RepositoryContents, RepositoryKind, RepositoryView, StorageError};
+use crate::tasks::jittered;
 
 /// Before the first look, so that a server that starts has other things to do.
 const FIRST_AFTER: Duration = Duration::from_secs(15 * 60);
@@ -168,14 +170,11 @@ impl Cache {
         for digest in &unwanted.manifests {
             // Pulled since the look.
             let pulled = records.read(&RecordKey::pulled(name, digest)).await?;
-            if pulled.is_some_and(|pulled| pulled.last_pulled_at > unix_seconds(since)) {
+            let is_wanted = pulled.is_some_and(|pulled| pulled.last_pulled_at > unix_seconds(since));
+            if is_wanted || !self.remove_manifest(name, digest, since).await? {
                 kept.extend(view.manifest(digest).into_iter().flat_map(|record| &record.references).map(|(blob, _)| *blob));
                 kept.insert(*digest);
                 continue;
-            }
-            records.delete(&RecordKey::manifest(name, digest)).await?;
-            if let Some(record) = view.manifest(digest) {
-                self.memory.manifests.invalidate(&(OriginKey::of(&record.source, name), *digest));
             }
             retired.manifests += 1;
             self.upkeep_metrics.retired("manifest", 1);
@@ -195,6 +194,17 @@ impl Cache {
             records.delete(&RecordKey::pulled(name, digest)).await?;
         }
         Ok(())
+    }
+
+    /// Removes the record of a manifest, unless it has been written since the look.
+    async fn remove_manifest(&self, name: &RepositoryName, digest: &Digest, since: SystemTime) -> Result<bool, StorageError> {
+        let key = RecordKey::manifest(name, digest);
+        let Some((record, version)) = self.store.records.read_versioned(&key).await? else { return Ok(false) };
+        if record.cached_at > unix_seconds(since) || self.store.records.delete_if(&key, &version).await?.is_err() {
+            return Ok(false);
+        }
+        self.memory.manifests.invalidate(&(OriginKey::of(&record.source, name), *digest));
+        Ok(true)
     }
 
     /// Removes a tag, unless it has been written since the look.
@@ -264,10 +274,4 @@ fn wanted(view: &RepositoryView, since: u64) -> HashSet<Digest> {
         }
     }
     wanted
-}
-
-/// The time, and up to a tenth more or less: replicas that started together do not work together.
-fn jittered(time: Duration) -> Duration {
-    let share = uuid::Uuid::new_v4().as_u128() % 200;
-    time.mul_f64(0.9 + 0.001 * (share as f64))
 }

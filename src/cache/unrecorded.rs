@@ -76,10 +76,11 @@ impl Cache {
     /// Compares, for as long as it runs, the tags that wait for the bucket.
     pub(super) async fn record_unrecorded(self) {
         let Some(bucket) = self.store.bucket.clone() else { return };
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, mut recoveries) = (FIRST_PAUSE, bucket.recoveries());
         loop {
             self.unrecorded.added.notified().await;
-            let _ = tokio::time::timeout(pause, bucket.answers_again()).await;
+            let _ = tokio::time::timeout(pause, recoveries.next()).await;
+            recoveries.forget_past();
             for ((_, tag), origin) in self.unrecorded.take() {
                 let known = self.memory.tags.get(&(origin.key(), tag.clone()));
                 // One that cannot be compared now is noted again.

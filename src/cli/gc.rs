@@ -66,6 +66,9 @@ fn summary(told: &Told<GcReport>) -> String {
             lines.push(format!("  {count} {words}"));
         }
     }
+    if report.is_incomplete {
+        lines.push("  nothing was marked or deleted: not all manifests could be read, see the log of the server".to_owned());
+    }
     lines.join("\n")
 }
 

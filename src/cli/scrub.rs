@@ -64,6 +64,7 @@ fn summary(report: &ScrubReport) -> String {
     for (count, words) in [
         (report.rotten_cached, "rotten cached blobs put aside"),
         (report.mended_records, "records of cached content that pointed nowhere removed"),
+        (report.lost, "blobs that the bucket had lost are sent to it again"),
         (report.rotten_hosted, "rotten HOSTED blobs"),
         (report.damaged_hosted_records, "damaged HOSTED records"),
         (report.not_mended, "findings that could not be mended"),

@@ -16,6 +16,8 @@ use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 use uuid::Uuid;
 
+use crate::clock::unix_seconds;
+
 /// The scheme of `Authorization`.
 pub const SCHEME: &str = "Headpond-Replica ";
 /// The proof of an answer.
@@ -189,10 +191,6 @@ fn keyed(secret: &[u8]) -> Hmac<Sha256> {
     let mut key = Key::<Hmac<Sha256>>::default();
     key.iter_mut().zip(secret).for_each(|(to, from)| *to = *from);
     Hmac::new(&key)
-}
-
-fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

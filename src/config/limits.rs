@@ -17,7 +17,7 @@ const UPLOAD_PART_BYTES: std::ops::RangeInclusive<u64> = 5 * 1024 * 1024..=1024 
 /// Most of `gc_settle`: what is condemned counts as absent meanwhile, and a condemnation is believed for minutes only.
 const MAX_GC_SETTLE: Duration = Duration::from_secs(2 * 60);
 /// Limits for which 0 means something: "none" or "at once".
-const MAY_BE_ZERO: [&str; 21] = [
+const MAY_BE_ZERO: [&str; 22] = [
     "max_redirects",
     "circuit_cooldown",
     "revalidate_wait",
@@ -35,6 +35,7 @@ const MAY_BE_ZERO: [&str; 21] = [
     "pulled_interval",
     "retire_after",
     "scrub_interval",
+    "scrub_looks",
     "quarantine_size",
     "gc_grace",
     "gc_interval",
@@ -156,6 +157,8 @@ limits! {
     retire_after: Duration = 90 day;
     /// Bytes a second that a scrub reads.
     scrub_rate: u64 = 32 MiB;
+    /// Blobs a second that a scrub of the disk looks for in the bucket behind it, which may have lost them; 0 is none.
+    scrub_looks: usize = 50;
     /// Between two scrubs in the background; 0 is never.
     scrub_interval: Duration = 7 day;
     /// Of rotten blobs, how much is kept for whoever wants to know what happened; 0 is nothing.

@@ -14,6 +14,7 @@ mod later;
 mod presign;
 mod probe;
 mod routed;
+mod sending;
 mod upload;
 
 use std::ops::Range;
@@ -28,10 +29,12 @@ use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt
 use tokio_util::task::TaskTracker;
 
 pub use client::{BucketEncryption, BucketSettings};
-pub(super) use failure::Unavailable;
+pub(super) use failure::{Unavailable, may_pass};
+pub use guard::Recoveries;
 pub(super) use later::Later;
 pub use upload::BucketUpload;
 
+use super::whole_list::whole_list;
 use super::{KnownPreconditions, Records, StorageError, layout};
 use crate::oci::Digest;
 use crate::telemetry::metrics::BucketMetrics;
@@ -152,9 +155,10 @@ impl Bucket {
         Records::in_bucket(Arc::clone(&self.objects), self.preconditions.clone()).with_later(Arc::clone(&self.later))
     }
 
-    /// Waits until a bucket that did not answer does.
-    pub async fn answers_again(&self) {
-        self.guard.answers_again().await;
+    /// Tells from now on when a bucket that did not answer does again.
+    #[must_use]
+    pub fn recoveries(&self) -> Recoveries {
+        self.guard.recoveries()
     }
 
     /// Sends, for as long as it runs, what the bucket did not take when it was to be written behind.
@@ -251,10 +255,10 @@ impl Bucket {
         presigner.url(&key, expires_in).await.map(Some).map_err(|error| StorageError::object(&key, error))
     }
 
-    /// All blobs, in the order of their keys. Keys that name no digest are left out, and counted.
+    /// All blobs, in the order of their keys; taken up where a page is lost. Keys that name no digest are left out, and counted.
     pub fn list(&self) -> BoxStream<'static, Result<StoredBlob, StorageError>> {
         let (prefix, metrics) = (layout::blobs(), self.metrics.clone());
-        let listed = self.objects.list(Some(&prefix)).map_err(move |error| StorageError::object(&prefix, error));
+        let listed = whole_list(Arc::clone(&self.objects), prefix.clone()).map_err(move |error| StorageError::object(&prefix, error));
         let blobs = listed.try_filter_map(move |object| {
             let digest = layout::digest_of(&object.location);
             if digest.is_none() {

@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{BlobLinkRecord, Conflict, Expected, Inventory, RecordKey, Records, StorageError, Store, Version, unix_seconds};
-use crate::clock::Clock;
+use super::{BlobLinkRecord, Conflict, Expected, Inventory, RecordKey, Records, StorageError, Store, Version};
+use crate::clock::{Clock, unix_seconds};
 use crate::oci::{Digest, RepositoryName};
 
 /// Whoever condemned a blob deletes it before half of this has passed, or leaves it; after all of it

@@ -11,7 +11,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
 use rustix::fs::{Advice, fadvise};
 
-use super::{BlobFiles, Bucket, BucketStream, StorageError, StoredBlob};
+use super::{BlobFiles, Bucket, BucketStream, StorageError, StoredBlob, blocking};
 use crate::oci::{Algorithm, Digest, DigestHasher};
 
 /// What is read and hashed in one go.
@@ -51,7 +51,8 @@ pub struct StreamCheck {
 }
 
 impl Inventory {
-    /// All blobs. On disk, what a directory held when it was read.
+    /// All blobs. On disk, what a directory held when it was read; one that cannot be read is an error among
+    /// the others, which come behind it. In a bucket an error is the end.
     #[must_use]
     pub fn list(&self) -> BoxStream<'static, Result<StoredBlob, StorageError>> {
         match self {
@@ -240,10 +241,4 @@ pub(super) fn is_same_file(path: &std::path::Path, file: &File) -> io::Result<bo
         named => (named?, file.metadata()?),
     };
     Ok((named.dev(), named.ino()) == (open.dev(), open.ino()))
-}
-
-/// Runs file operations on a blocking thread.
-pub(super) async fn blocking<T: Send + 'static>(run: impl FnOnce() -> Result<T, StorageError> + Send + 'static) -> Result<T, StorageError> {
-    let ran = tokio::task::spawn_blocking(run).await;
-    ran.unwrap_or_else(|error| Err(StorageError::file("wait for", std::path::Path::new("a blocking thread"), io::Error::other(error))))
 }

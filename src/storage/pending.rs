@@ -35,6 +35,12 @@ impl PendingUploads {
         fs::write(&path, text).map_err(|error| StorageError::file("create", &path, error))
     }
 
+    /// Whether a blob is noted.
+    #[must_use]
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.file(digest).exists()
+    }
+
     /// Whether a noted blob is to replace a rotten object.
     #[must_use]
     pub fn replaces(&self, digest: &Digest) -> bool {

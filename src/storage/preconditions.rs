@@ -35,15 +35,13 @@ pub struct Preconditions {
     pub create: Support,
     /// `If-Match` on PUT: a record is written over only by who has seen it.
     pub update: Support,
-    /// `If-None-Match: *` on the completion of an upload in parts.
-    pub complete: Support,
     /// `If-Match` is compared as it stands with an ETag without quotes, as some servers do (Ceph RGW 16).
     pub bare_e_tags: bool,
 }
 
 impl Preconditions {
     /// Of a store that has none, such as local disk: one process holds it, and its locks do.
-    pub const NONE: Self = Self { create: Support::Ignored, update: Support::Ignored, complete: Support::Ignored, bare_e_tags: false };
+    pub const NONE: Self = Self { create: Support::Ignored, update: Support::Ignored, bare_e_tags: false };
 
     /// An ETag as `If-Match` has to say it.
     pub(super) fn if_match(self, e_tag: &str) -> String {

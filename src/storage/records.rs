@@ -4,7 +4,6 @@
 //! that a loss of power tore is as good as none, and says so in the log.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::TryStreamExt;
 use object_store::path::Path as Key;
@@ -17,12 +16,6 @@ use super::preconditions::{KnownPreconditions, Preconditions};
 use super::versions::Locks;
 use super::{GcMarkRecord, StorageError, layout};
 use crate::oci::{Digest, RepositoryName, Tag};
-
-/// Seconds since 1970; 0 for times before.
-#[must_use]
-pub fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
-}
 
 /// What a repository is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,6 +5,7 @@
 //! Local disk lists in no order; there each repository is listed by itself, which costs no request.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures::stream::BoxStream;
@@ -13,6 +14,7 @@ use object_store::path::Path as Key;
 use object_store::{ObjectMeta, ObjectStore};
 
 use super::layout::{self, ImageKey};
+use super::whole_list::whole_list;
 use super::{Records, StorageError};
 use crate::oci::{Digest, RepositoryName, Tag};
 
@@ -58,7 +60,7 @@ impl Records {
     #[must_use]
     pub fn walk(&self) -> RepositoryWalk {
         let listing = if self.is_bucket {
-            Listing::Sorted { objects: self.store.list(Some(&layout::all_images())), last: None, under_way: None }
+            Listing::Sorted { objects: whole_list(Arc::clone(&self.store), layout::all_images()), last: None, under_way: None }
         } else {
             Listing::Tree(VecDeque::from([layout::all_images()]))
         };
@@ -87,7 +89,7 @@ impl RepositoryWalk {
     /// The next repository; `None` after the last one.
     ///
     /// # Errors
-    /// When the store cannot list; the walk is over then, and says nothing of what it has not shown.
+    /// When the store cannot list, in a bucket although the list was taken up several times; the walk is over then, and says nothing of what it has not shown.
     pub async fn next(&mut self) -> Result<Option<RepositoryContents>, StorageError> {
         match &mut self.listing {
             Listing::Tree(directories) => next_of_tree(&*self.records.store, directories).await,
@@ -159,7 +161,8 @@ impl Records {
     /// The blobs that have a mark of the garbage collection.
     pub fn marked_blobs(&self) -> BoxStream<'static, Result<Digest, StorageError>> {
         let prefix = layout::gc_marks();
-        let listed = self.store.list(Some(&prefix)).map_err(move |error| StorageError::object(&prefix, error));
+        let objects = if self.is_bucket { whole_list(Arc::clone(&self.store), prefix.clone()) } else { self.store.list(Some(&prefix)) };
+        let listed = objects.map_err(move |error| StorageError::object(&prefix, error));
         listed.try_filter_map(async |object| Ok(layout::marked(&object.location))).boxed()
     }
 }

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 use super::index::Taken;
 use super::{Disk, Layout, Space, StorageError};
-use crate::clock::Clock;
+use crate::clock::{Clock, unix_milliseconds};
 use crate::oci::Digest;
 use books::Claim;
 pub use books::RoomNumbers;
@@ -392,6 +392,6 @@ impl Room {
     }
 
     fn now_ms(&self) -> u64 {
-        super::unix_milliseconds(self.shared.clock.now())
+        unix_milliseconds(self.shared.clock.now())
     }
 }

@@ -14,6 +14,7 @@ use std::path::Path;
 use super::footprint::disk_bytes;
 use super::index::{Taken, Waiting};
 use super::room::{Room, Seen};
+use crate::clock::unix_milliseconds;
 use crate::oci::{Algorithm, Digest};
 
 /// Blobs, and pins, that are noted at a time.
@@ -83,7 +84,7 @@ struct FirstWalk<'a> {
 
 impl Finder for FirstWalk<'_> {
     fn blob(&mut self, digest: Digest, metadata: &Metadata) {
-        let modified_ms = metadata.modified().map_or(0, super::unix_milliseconds);
+        let modified_ms = metadata.modified().map_or(0, unix_milliseconds);
         self.seen.push(Seen { digest, disk_bytes: metadata.blocks() * 512, length_bytes: metadata.len(), modified_ms });
         if self.seen.len() >= BATCH {
             self.end_of_directory();
@@ -115,7 +116,7 @@ struct Recount<'a> {
 
 impl Finder for Recount<'_> {
     fn blob(&mut self, digest: Digest, metadata: &Metadata) {
-        let used_ms = metadata.modified().map_or(0, super::unix_milliseconds);
+        let used_ms = metadata.modified().map_or(0, unix_milliseconds);
         self.seen.push(Taken { digest, disk_bytes: metadata.blocks() * 512, used_ms });
         if self.seen.len() >= BATCH {
             self.end_of_directory();

@@ -1,14 +1,12 @@
 //! Runs that nobody asked for, now and then.
 
 use std::sync::Arc;
-use std::time::Duration;
-
-use uuid::Uuid;
 
 use super::gc::{Gc, GcOptions};
 use super::run::Teller;
 use super::scrub::{Scrub, ScrubOptions};
 use super::{Upkeep, unless_ended};
+use crate::tasks::jittered;
 
 /// The first run comes after this share of the interval: a server that is restarted every day has its
 /// runs, too.
@@ -53,11 +51,4 @@ impl Upkeep {
             }
         });
     }
-}
-
-/// The interval, and up to a tenth more or less: replicas that started together do not work together.
-fn jittered(interval: Duration) -> Duration {
-    let random = Uuid::new_v4().as_u128() % 1000;
-    let share = 0.9 + 0.2 * (random as f64 / 1000.0);
-    interval.mul_f64(share)
 }

@@ -10,6 +10,7 @@
 //! be kept longer than need be.
 
 mod deletion;
+mod look;
 mod references;
 
 use std::collections::{HashMap, HashSet};
@@ -21,9 +22,11 @@ use futures::{StreamExt, TryStreamExt};
 use super::UpkeepParts;
 use super::report::{GcPhase, GcReport, Unneeded, UnneededState};
 use super::run::Teller;
+use crate::clock::unix_seconds;
 use crate::oci::Digest;
-use crate::storage::{GcMarks, GcState, Inventory, StorageError, StoredBlob, Support, Version, unix_seconds};
+use crate::storage::{GcMarkRecord, GcMarks, GcState, Inventory, StorageError, StoredBlob, Support, Version};
 use deletion::Due;
+use look::{Look, Looked};
 
 /// Candidates in memory at one time: some 140 MB.
 const MAX_CANDIDATES: usize = 4_000_000;
@@ -67,30 +70,6 @@ struct Slice {
     of: u32,
 }
 
-/// A look at one blob, to decide what is to become of it.
-struct Look {
-    blob: StoredBlob,
-    /// Nothing refers to it, and it is past its grace.
-    is_unneeded: bool,
-    /// The nonce of the mark that was there before the references were read.
-    mark: Option<u64>,
-    marks: GcMarks,
-    grace: Duration,
-    /// Since 1970.
-    now: Duration,
-    dry_run: bool,
-}
-
-/// What became of a listed blob.
-enum Looked {
-    /// It is young, or something refers to it and it had no mark.
-    Kept,
-    Unmarked,
-    Marked(StoredBlob),
-    Waiting(StoredBlob),
-    Due(Due),
-}
-
 impl Gc {
     pub(super) fn new(parts: Arc<UpkeepParts>, options: GcOptions, teller: Teller<GcReport>) -> Self {
         let grace = options.grace_ms.map_or(parts.limits.gc_grace, Duration::from_millis);
@@ -115,8 +94,11 @@ impl Gc {
         let rounds = if self.grace.is_zero() && !self.dry_run { 2 } else { 1 };
         for _ in 0..rounds {
             self.round().await?;
+            if self.report.is_incomplete {
+                break;
+            }
         }
-        if !self.dry_run {
+        if !self.dry_run && !self.report.is_incomplete {
             self.parts.metrics.gc_ended(unix_seconds(self.parts.clock.now()));
         }
         Ok(())
@@ -149,6 +131,9 @@ impl Gc {
             };
             self.report.phase = GcPhase::Repositories;
             self.strike_out(&mut candidates, removes_links).await?;
+            if self.report.is_incomplete {
+                return Ok(());
+            }
             // They are the same in every slice.
             removes_links = false;
             self.report.phase = GcPhase::Marks;
@@ -167,33 +152,55 @@ impl Gc {
         let (mut known, mut abandoned) = (HashMap::new(), Vec::new());
         let now = unix_seconds(self.parts.clock.now());
         let marks = self.marks.clone();
+        let parts = Arc::clone(&self.parts);
         let read = self.parts.store.records.marked_blobs().map(move |digest| {
-            let marks = marks.clone();
+            let (parts, marks) = (Arc::clone(&parts), marks.clone());
             async move {
                 let digest = digest?;
-                Ok::<_, StorageError>(marks.read(&digest).await?.map(|(mark, version)| (digest, mark, version)))
+                Ok::<_, StorageError>((digest, parts.patiently(|| marks.read(&digest)).await))
             }
         });
         let mut read = read.buffer_unordered(CONCURRENCY);
-        while let Some(found) = read.try_next().await? {
-            let Some((digest, mark, version)) = found else { continue };
+        while let Some((digest, found)) = read.try_next().await? {
+            // A blob whose mark is not known waits for another run.
+            let Some((mark, version)) = self.done_or_counted(&digest, found)?.flatten() else { continue };
             match mark.state {
                 GcState::Marked => drop(known.insert(digest.prefix(), mark.nonce)),
                 GcState::Condemned if !self.dry_run => abandoned.push((digest, mark, version)),
                 GcState::Released if !self.dry_run && mark.since + self.grace.max(RELEASED_FOR).as_secs() <= now => {
-                    self.marks.forget(&digest, &version).await?;
+                    let forgotten = self.marks.forget(&digest, &version).await;
+                    self.done_or_counted(&digest, forgotten)?;
                 }
                 GcState::Condemned | GcState::Released => {}
             }
         }
         for (digest, mark, version) in abandoned {
-            if let Some(condemned) = self.marks.take_over(&digest, &mark, version).await? {
-                let sources = self.parts.store.records.sources().await?;
-                self.marks.delete(condemned, &sources).await?;
-                (self.parts.forget_place)(&digest);
-            }
+            let taken_over = self.take_over(&digest, &mark, version).await;
+            self.done_or_counted(&digest, taken_over)?;
         }
         Ok(known)
+    }
+
+    /// Deletes what somebody condemned and left.
+    async fn take_over(&self, digest: &Digest, mark: &GcMarkRecord, version: Version) -> Result<(), StorageError> {
+        if let Some(condemned) = self.marks.take_over(digest, mark, version).await? {
+            let sources = self.parts.store.records.sources().await?;
+            self.marks.delete(condemned, &sources).await?;
+            (self.parts.forget_place)(digest);
+        }
+        Ok(())
+    }
+
+    /// What came of one blob. One that failed is counted and left for the next run; a bucket that is gone ends this one.
+    fn done_or_counted<T>(&mut self, digest: &Digest, outcome: Result<T, StorageError>) -> Result<Option<T>, StorageError> {
+        match outcome {
+            Ok(done) => Ok(Some(done)),
+            Err(error) if error.is_unavailable() => Err(error),
+            Err(error) => {
+                self.failed(digest, &error);
+                Ok(None)
+            }
+        }
     }
 
     /// The blobs of a slice that are older than the grace. `None` if they are too many.
@@ -203,7 +210,8 @@ impl Gc {
             (self.report.blobs, self.report.bytes) = (0, 0);
         }
         let mut blobs = self.place.list();
-        while let Some(blob) = blobs.try_next().await? {
+        while let Some(blob) = blobs.next().await {
+            let Some(blob) = self.listed_or_counted(blob, slice)? else { continue };
             if slice.index == 0 {
                 self.report.blobs += 1;
                 self.report.bytes += blob.length_bytes;
@@ -217,6 +225,21 @@ impl Gc {
             }
         }
         Ok(Some(candidates))
+    }
+
+    /// A listed blob. A directory of the disk that cannot be read is counted once, and its blobs stay; a list of a
+    /// bucket has an end there.
+    fn listed_or_counted(&mut self, listed: Result<StoredBlob, StorageError>, slice: Slice) -> Result<Option<StoredBlob>, StorageError> {
+        match listed {
+            Err(error) if matches!(self.place, Inventory::Disk(_)) => {
+                if slice.index == 0 && self.report.phase == GcPhase::Blobs {
+                    self.report.failed += 1;
+                    tracing::warn!(%error, "some blobs cannot be listed; they are left for the next garbage collection");
+                }
+                Ok(None)
+            }
+            listed => listed.map(Some),
+        }
     }
 
     fn is_past_grace(&self, blob: &StoredBlob) -> bool {
@@ -234,8 +257,9 @@ impl Gc {
         let (mut due, mut blobs) = (Vec::new(), self.place.list());
         let mut listed = Vec::with_capacity(BATCH);
         loop {
-            let blob = blobs.try_next().await?;
+            let blob = blobs.next().await;
             let is_end = blob.is_none();
+            let blob = blob.map(|blob| self.listed_or_counted(blob, slice)).transpose()?.flatten();
             listed.extend(blob.filter(|blob| slice.holds(&blob.digest)));
             if listed.len() >= BATCH || is_end {
                 let unneeded = |blob: &StoredBlob| candidates.contains(&blob.digest.prefix()) && self.is_past_grace(blob);
@@ -243,6 +267,7 @@ impl Gc {
                     is_unneeded: unneeded(&blob),
                     mark: known.remove(&blob.digest.prefix()),
                     blob,
+                    parts: Arc::clone(&self.parts),
                     marks: self.marks.clone(),
                     grace: self.grace,
                     now: Duration::from_secs(unix_seconds(self.parts.clock.now())),
@@ -251,7 +276,7 @@ impl Gc {
                 let looks: Vec<Look> = looks.collect();
                 let looked: Vec<_> = futures::stream::iter(looks).map(Look::run).buffer_unordered(CONCURRENCY).collect().await;
                 for looked in looked {
-                    self.count(looked, &mut due).await;
+                    self.count(looked, &mut due).await?;
                 }
             }
             if due.len() >= BATCH || (is_end && !due.is_empty()) {
@@ -265,29 +290,26 @@ impl Gc {
         }
     }
 
-    async fn count(&mut self, looked: Result<Looked, (Digest, StorageError)>, due: &mut Vec<Due>) {
-        let told = match looked {
-            Ok(Looked::Kept) => None,
-            Ok(Looked::Unmarked) => {
+    async fn count(&mut self, looked: (Digest, Result<Looked, StorageError>), due: &mut Vec<Due>) -> Result<(), StorageError> {
+        let (digest, looked) = looked;
+        let told = match self.done_or_counted(&digest, looked)? {
+            Some(Looked::Kept) | None => None,
+            Some(Looked::Unmarked) => {
                 self.report.unmarked += 1;
                 None
             }
-            Ok(Looked::Marked(blob)) => {
+            Some(Looked::Marked(blob)) => {
                 self.report.marked += 1;
                 Some((blob, UnneededState::Marked))
             }
-            Ok(Looked::Waiting(blob)) => {
+            Some(Looked::Waiting(blob)) => {
                 self.report.waiting += 1;
                 Some((blob, UnneededState::Waiting))
             }
-            Ok(Looked::Due(found)) => {
+            Some(Looked::Due(found)) => {
                 let told = (found.blob.clone(), UnneededState::Deleted);
                 due.push(found);
                 Some(told)
-            }
-            Err((digest, error)) => {
-                self.failed(&digest, &error);
-                None
             }
         };
         // Only a dry run lists them: there it is what was asked for.
@@ -295,6 +317,7 @@ impl Gc {
             self.teller.unneeded(Unneeded { digest: blob.digest, length_bytes: blob.length_bytes, state }).await;
         }
         self.teller.progress(&self.report);
+        Ok(())
     }
 
     fn failed(&mut self, digest: &Digest, error: &StorageError) {
@@ -309,10 +332,18 @@ impl Gc {
         }
         let mut marked = self.parts.store.records.marked_blobs();
         while let Some(digest) = marked.try_next().await? {
-            if unseen.contains_key(&digest.prefix()) && !self.place.has(&digest).await? {
-                // Whoever condemned it meanwhile releases it, too.
-                let _ = self.marks.keep(&digest).await?;
+            if unseen.contains_key(&digest.prefix()) {
+                let released = self.parts.patiently(|| self.release_without_blob(&digest)).await;
+                self.done_or_counted(&digest, released)?;
             }
+        }
+        Ok(())
+    }
+
+    async fn release_without_blob(&self, digest: &Digest) -> Result<(), StorageError> {
+        if !self.place.has(digest).await? {
+            // Whoever condemned it meanwhile releases it, too.
+            let _ = self.marks.keep(digest).await?;
         }
         Ok(())
     }
@@ -332,44 +363,6 @@ impl Gc {
             failed = report.failed,
             "collected garbage"
         );
-    }
-}
-
-impl Look {
-    async fn run(self) -> Result<Looked, (Digest, StorageError)> {
-        let digest = self.blob.digest;
-        self.at(&digest).await.map_err(|error| (digest, error))
-    }
-
-    async fn at(self, digest: &Digest) -> Result<Looked, StorageError> {
-        if !self.is_unneeded {
-            if self.mark.is_none() || self.dry_run {
-                return Ok(Looked::Kept);
-            }
-            return self.marks.keep(digest).await.map(|_| Looked::Unmarked);
-        }
-        match self.marks.read(digest).await? {
-            // Somebody is deleting it.
-            Some((found, _)) if found.state == GcState::Condemned => Ok(Looked::Kept),
-            // It would wait for ever: it was marked before the clock was set back.
-            Some((found, version))
-                if found.state == GcState::Marked && Duration::from_secs(found.since) > self.now.saturating_add(self.grace) =>
-            {
-                self.mark(digest, Some(version)).await
-            }
-            Some((found, version)) if found.state == GcState::Marked => {
-                let is_over = Duration::from_secs(found.since).saturating_add(self.grace) <= self.now;
-                // A mark that came later was not followed by this look at the references.
-                let was_there = self.mark == Some(found.nonce);
-                Ok(if is_over && was_there { Looked::Due(Due { blob: self.blob, mark: version }) } else { Looked::Waiting(self.blob) })
-            }
-            found => self.mark(digest, found.map(|(_, version)| version)).await,
-        }
-    }
-
-    async fn mark(self, digest: &Digest, seen: Option<Version>) -> Result<Looked, StorageError> {
-        let is_marked = self.dry_run || self.marks.mark(digest, seen).await?;
-        Ok(if is_marked { Looked::Marked(self.blob) } else { Looked::Waiting(self.blob) })
     }
 }
 

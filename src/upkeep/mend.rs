@@ -33,11 +33,14 @@ struct Suspect<'a> {
 }
 
 impl Scrub {
-    /// Goes through the records of all repositories.
+    /// Goes through the records of all repositories. One that cannot be read is told, and the others are gone on with.
     pub(super) async fn mend_records(&mut self) -> Result<(), StorageError> {
         let mut walk = self.parts.store.records.walk();
         while let Some(contents) = walk.next().await? {
             if let Err(error) = self.repository(&contents).await {
+                if error.is_unavailable() {
+                    return Err(error);
+                }
                 // Not known to be cached: nothing that it may hold is touched.
                 self.hosted.is_incomplete = true;
                 self.report.not_mended += 1;
@@ -103,7 +106,7 @@ impl Scrub {
             match self.read(&key, &mut suspect).await? {
                 Some((TagRecord { digest, .. }, version)) if !manifests.contains(&digest) => {
                     // It may have come since the repository was listed.
-                    let manifest = self.parts.store.records.examine(&RecordKey::manifest(&contents.name, &digest)).await?;
+                    let manifest = self.examine(&RecordKey::manifest(&contents.name, &digest)).await?;
                     if manifest == Examined::Absent {
                         suspect.digest = Some(digest);
                         self.mend(&key, &version, suspect).await?;
@@ -119,14 +122,14 @@ impl Scrub {
     /// cache name their source.
     async fn is_hosted(&mut self, contents: &RepositoryContents) -> Result<bool, StorageError> {
         let key = RecordKey::repository(&contents.name);
-        let examined = self.parts.store.records.examine(&key).await?;
+        let examined = self.examine(&key).await?;
         self.report.records += 1;
         if let Examined::Record(RepositoryRecord { kind, .. }, _) = examined {
             return Ok(kind == RepositoryKind::Hosted);
         }
         let mut is_hosted = false;
         for manifest in &contents.manifests {
-            let record = self.parts.store.records.examine(&RecordKey::manifest(&contents.name, &manifest.item)).await?;
+            let record = self.examine(&RecordKey::manifest(&contents.name, &manifest.item)).await?;
             is_hosted |= matches!(record, Examined::Record(ManifestRecord { source, .. }, _) if source.is_empty());
         }
         if let Examined::Unreadable { detail, version } = examined {
@@ -181,7 +184,12 @@ impl Scrub {
     /// Whether a blob is where the truth is, or on its way there from the disk.
     async fn has(&self, digest: &Digest) -> Result<bool, StorageError> {
         let truth = self.parts.truth();
-        Ok(truth.has(digest).await? || (matches!(truth, Inventory::Bucket(_)) && self.parts.disk().has(digest).await?))
+        Ok(self.parts.patiently(|| truth.has(digest)).await?
+            || (matches!(truth, Inventory::Bucket(_)) && self.parts.disk().has(digest).await?))
+    }
+
+    async fn examine<R: DeserializeOwned>(&self, key: &RecordKey<R>) -> Result<Examined<R>, StorageError> {
+        self.parts.patiently(|| self.parts.store.records.examine(key)).await
     }
 
     /// Reads a record; one that is not of its form is mended.
@@ -191,7 +199,7 @@ impl Scrub {
         suspect: &mut Suspect<'_>,
     ) -> Result<Option<(R, Version)>, StorageError> {
         self.report.records += 1;
-        match self.parts.store.records.examine(key).await? {
+        match self.examine(key).await? {
             Examined::Record(record, version) => Ok(Some((record, version))),
             Examined::Absent => Ok(None),
             Examined::Unreadable { detail, version } => {

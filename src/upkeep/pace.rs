@@ -1,4 +1,4 @@
-//! So many bytes a second, and no more.
+//! So much a second, and no more.
 
 use std::time::Duration;
 
@@ -7,33 +7,33 @@ use tokio::time::{Instant, sleep_until};
 /// Time that was not used is made up for by no more than this: a burst is what the rate is against.
 const MAX_CREDIT: Duration = Duration::from_millis(250);
 
-/// Slows down a reader.
+/// Slows down a reader, or whoever asks.
 #[derive(Debug)]
 pub(super) struct Pace {
     /// Zero is as fast as it goes.
-    bytes_per_second: u64,
+    per_second: u64,
     due: Instant,
 }
 
 impl Pace {
-    pub(super) fn new(bytes_per_second: u64) -> Self {
-        Self { bytes_per_second, due: Instant::now() }
+    pub(super) fn new(per_second: u64) -> Self {
+        Self { per_second, due: Instant::now() }
     }
 
-    /// Waits until so many bytes more may have been read.
-    pub(super) async fn spend(&mut self, bytes: u64) {
-        if let Some(due) = self.due_after(bytes, Instant::now()) {
+    /// Waits until so many more bytes, or what is counted, may have been taken.
+    pub(super) async fn spend(&mut self, count: u64) {
+        if let Some(due) = self.due_after(count, Instant::now()) {
             sleep_until(due).await;
         }
     }
 
     /// When they may have been; `None` where there is no rate.
-    fn due_after(&mut self, bytes: u64, now: Instant) -> Option<Instant> {
-        if self.bytes_per_second == 0 {
+    fn due_after(&mut self, count: u64, now: Instant) -> Option<Instant> {
+        if self.per_second == 0 {
             return None;
         }
         let earliest = now.checked_sub(MAX_CREDIT).unwrap_or(self.due);
-        let takes = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
+        let takes = Duration::from_secs_f64(count as f64 / self.per_second as f64);
         self.due = self.due.max(earliest) + takes;
         Some(self.due)
     }

@@ -48,11 +48,14 @@ pub enum Wrong {
     TagWithoutManifest,
     /// A record that is not of its form.
     UnreadableRecord,
+    /// A blob on disk that the bucket does not have any more.
+    LostBlob,
 }
 
 impl Wrong {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::RottenBlob, Self::ManifestWithoutBlob, Self::TagWithoutManifest, Self::UnreadableRecord];
+    pub const ALL: [Self; 5] =
+        [Self::RottenBlob, Self::ManifestWithoutBlob, Self::TagWithoutManifest, Self::UnreadableRecord, Self::LostBlob];
 
     /// In words.
     #[must_use]
@@ -62,6 +65,7 @@ impl Wrong {
             Self::ManifestWithoutBlob => "manifest without its blob",
             Self::TagWithoutManifest => "tag without its manifest",
             Self::UnreadableRecord => "unreadable record",
+            Self::LostBlob => "blob that the bucket lost",
         }
     }
 }
@@ -74,6 +78,8 @@ pub enum Outcome {
     Quarantined,
     /// The record is gone; what it stood for is fetched again when it is next asked for.
     Removed,
+    /// The bucket gets the blob from the disk.
+    SentAgain,
     /// Nothing: it is hosted, and nobody else has it. Somebody has to look.
     Hosted,
     /// Nothing: the store could not do it. The log says why.
@@ -87,6 +93,7 @@ impl Outcome {
         match self {
             Self::Quarantined => "quarantined; it is fetched again when it is next asked for",
             Self::Removed => "removed; it is fetched again when it is next asked for",
+            Self::SentAgain => "sent to the bucket again",
             Self::Hosted => "HOSTED: left as it is, push it again",
             Self::NotMended => "could not be mended, see the log of the server",
         }
@@ -190,6 +197,8 @@ pub struct ScrubReport {
     pub mended_records: u64,
     /// Records of hosted content that do; they stay.
     pub damaged_hosted_records: u64,
+    /// Blobs on disk that the bucket had lost, and gets again.
+    pub lost: u64,
     /// What was found and could not be mended.
     pub not_mended: u64,
 }
@@ -204,7 +213,7 @@ impl ScrubReport {
     /// Whether anything was wrong.
     #[must_use]
     pub const fn found_something(&self) -> bool {
-        self.needs_somebody() || self.rotten_cached + self.mended_records > 0
+        self.needs_somebody() || self.rotten_cached + self.mended_records + self.lost > 0
     }
 }
 
@@ -252,4 +261,6 @@ pub struct GcReport {
     pub deleted_bytes: u64,
     /// Operations that failed; what they were about is left for the next run.
     pub failed: u64,
+    /// Some manifests' records could not be read. What they refer to is not known, so nothing was marked or deleted.
+    pub is_incomplete: bool,
 }

@@ -5,20 +5,23 @@
 //! cached is put aside and fetched again when it is next asked for. A rotten one that is hosted is
 //! nobody else's to give: it is reported and left alone.
 //!
+//! Where the disk stands in front of a bucket, what is sound is looked for there, too (`lost`).
+//!
 //! Somebody may have pushed an image with a blob that was there, and sent none of its bytes: before a
 //! rotten one goes, it is looked for in the repositories once more.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use futures::TryStreamExt;
+use futures::StreamExt;
 
 use super::UpkeepParts;
 use super::pace::Pace;
 use super::report::{Finding, Outcome, ScrubPhase, ScrubReport, Wrong};
 use super::run::Teller;
+use crate::clock::unix_seconds;
 use crate::oci::Digest;
-use crate::storage::{BlobCheck, Inventory, StorageError, StoredBlob, unix_seconds};
+use crate::storage::{BlobCheck, Inventory, StorageError, StoredBlob};
 
 /// Rotten hosted blobs whose repositories are looked for.
 const MAX_NAMED: u64 = 10;
@@ -41,6 +44,10 @@ pub(super) struct Scrub {
     pub(super) teller: Teller<ScrubReport>,
     pace: Pace,
     pub(super) hosted: HostedBlobs,
+    /// How fast blobs are looked for in the bucket; none if they are not.
+    pub(super) look_pace: Option<Pace>,
+    /// Those that it does not have.
+    pub(super) lost: HashSet<Digest>,
 }
 
 /// The blobs that somebody pushed, by the first bytes of their digests: a million are 35 MB.
@@ -62,7 +69,10 @@ enum Checked {
 impl Scrub {
     pub(super) fn new(parts: Arc<UpkeepParts>, options: ScrubOptions, teller: Teller<ScrubReport>) -> Self {
         let pace = Pace::new(options.rate_bytes.unwrap_or(parts.limits.scrub_rate_bytes));
-        Self { parts, options, report: ScrubReport::default(), teller, pace, hosted: HostedBlobs::default() }
+        let looks = parts.limits.scrub_looks as u64;
+        let look_pace = (looks > 0).then(|| Pace::new(looks));
+        let (report, hosted, lost) = (ScrubReport::default(), HostedBlobs::default(), HashSet::new());
+        Self { parts, options, report, teller, pace, hosted, look_pace, lost }
     }
 
     /// Runs it to its end.
@@ -93,17 +103,29 @@ impl Scrub {
         for place in &places {
             let is_truth = !has_bucket || matches!(place, Inventory::Bucket(_));
             let mut blobs = place.list();
-            while let Some(blob) = blobs.try_next().await? {
-                self.blob(place, is_truth, &blob).await;
+            while let Some(blob) = blobs.next().await {
+                match blob {
+                    Ok(blob) => self.blob(place, is_truth, &blob).await?,
+                    // A directory: the others can be read.
+                    Err(error) if matches!(place, Inventory::Disk(_)) => self.not_listed(&error).await,
+                    Err(error) => return Err(error),
+                }
             }
         }
+        self.send_lost_again().await?;
         self.parts.metrics.scrub_ended(unix_seconds(self.parts.clock.now()));
         Ok(())
     }
 
     async fn count(&mut self, place: &Inventory) -> Result<(), StorageError> {
         let mut blobs = place.list();
-        while let Some(blob) = blobs.try_next().await? {
+        while let Some(blob) = blobs.next().await {
+            let blob = match blob {
+                Ok(blob) => blob,
+                // What cannot be listed is told when it is to be read.
+                Err(_) if matches!(place, Inventory::Disk(_)) => continue,
+                Err(error) => return Err(error),
+            };
             self.report.total_blobs += 1;
             self.report.total_bytes += blob.length_bytes;
             self.teller.progress(&self.report);
@@ -111,11 +133,13 @@ impl Scrub {
         Ok(())
     }
 
-    async fn blob(&mut self, place: &Inventory, is_truth: bool, blob: &StoredBlob) {
-        match self.check(place, &blob.digest).await {
-            Checked::Sound => {}
+    /// Looks at one blob. What is wrong with it is told; an error says that the bucket is gone.
+    async fn blob(&mut self, place: &Inventory, is_truth: bool, blob: &StoredBlob) -> Result<(), StorageError> {
+        match self.check(place, &blob.digest).await? {
+            Checked::Sound if is_truth => {}
+            Checked::Sound => self.look_in_bucket(blob).await,
             // Evicted, or collected, since it was listed.
-            Checked::Vanished => return,
+            Checked::Vanished => return Ok(()),
             Checked::Rotten(_, detail) if is_truth && self.hosted.prefixes.contains(&blob.digest.prefix()) => {
                 self.hosted_is_rotten(&blob.digest, detail).await;
             }
@@ -132,14 +156,20 @@ impl Scrub {
         }
         self.report.blobs += 1;
         self.teller.progress(&self.report);
+        Ok(())
     }
 
-    async fn check(&mut self, place: &Inventory, digest: &Digest) -> Checked {
-        let mut check = match place.check(digest).await {
+    async fn check(&mut self, place: &Inventory, digest: &Digest) -> Result<Checked, StorageError> {
+        let check = match self.parts.patiently(|| place.check(digest)).await {
             Ok(Some(check)) => check,
-            Ok(None) => return Checked::Vanished,
-            Err(error) => return Checked::Unknown(error.to_string()),
+            Ok(None) => return Ok(Checked::Vanished),
+            Err(error) if error.is_unavailable() => return Err(error),
+            Err(error) => return Ok(Checked::Unknown(error.to_string())),
         };
+        Ok(self.hash(check, digest).await)
+    }
+
+    async fn hash(&mut self, mut check: BlobCheck, digest: &Digest) -> Checked {
         loop {
             match check.step().await {
                 Ok(Some(bytes)) => {
@@ -191,6 +221,13 @@ impl Scrub {
         self.found(Outcome::NotMended, digest, detail).await;
     }
 
+    async fn not_listed(&mut self, error: &StorageError) {
+        self.report.not_mended += 1;
+        tracing::error!(%error, "some blobs cannot be listed, and were not looked at");
+        let (wrong, outcome) = (Wrong::RottenBlob, Outcome::NotMended);
+        self.teller.found(Finding { wrong, outcome, digest: None, repository: None, tag: None, detail: error.to_string() }).await;
+    }
+
     async fn found(&mut self, outcome: Outcome, digest: &Digest, detail: String) {
         let finding = Finding { wrong: Wrong::RottenBlob, outcome, digest: Some(*digest), repository: None, tag: None, detail };
         self.teller.found(finding).await;
@@ -205,6 +242,7 @@ impl Scrub {
             rotten_hosted = report.rotten_hosted,
             mended_records = report.mended_records,
             damaged_hosted_records = report.damaged_hosted_records,
+            lost = report.lost,
             not_mended = report.not_mended,
             "scrubbed the store"
         );

@@ -3,19 +3,18 @@
 //!
 //! ```sh
 //! HEADPOND_TEST_S3_ENDPOINT=http://127.0.0.1:7480 HEADPOND_TEST_S3_BUCKET=cache \
-//! HEADPOND_TEST_S3_ACCESS_KEY=… HEADPOND_TEST_S3_SECRET_KEY=… HEADPOND_TEST_S3_COMPLETE=ignored \
+//! HEADPOND_TEST_S3_ACCESS_KEY=… HEADPOND_TEST_S3_SECRET_KEY=… \
 //! HEADPOND_TEST_S3_E_TAGS=bare cargo test --test bucket_contract
 //! ```
 //!
-//! The last two are as for Ceph. `COMPLETE` says what the server makes of a precondition on completing an
-//! upload, `E_TAGS` how `If-Match` has to say one; without them, as AWS: `honoured` and `quoted`.
+//! The last one is as for Ceph: how `If-Match` has to say an entity tag. Without it, as AWS: `quoted`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::string_slice)]
 
 mod storage;
 
 use std::time::Duration;
 
-use headpond::storage::{BucketClient, BucketEncryption, BucketSettings, Preconditions, Support};
+use headpond::storage::{BucketClient, BucketEncryption, BucketSettings, Preconditions};
 use secrecy::SecretString;
 
 use storage::contract::{ALL_HONOURED, Expected, Subject, facts, limits, metrics};
@@ -26,14 +25,6 @@ fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| {
         panic!("{name} is not set: this test needs an S3 server with an empty bucket; the head of tests/bucket_contract/main.rs has all")
     })
-}
-
-fn complete() -> Support {
-    match std::env::var("HEADPOND_TEST_S3_COMPLETE").as_deref() {
-        Ok("ignored") => Support::Ignored,
-        Ok("honoured") | Err(_) => Support::Honoured,
-        Ok(other) => panic!("HEADPOND_TEST_S3_COMPLETE is `{other}`, neither honoured nor ignored"),
-    }
 }
 
 /// A prefix of its own for each test.
@@ -56,6 +47,6 @@ async fn server() -> Subject {
     };
     let client = async || BucketClient::s3(&settings, metrics()).await.unwrap();
     let bare_e_tags = std::env::var("HEADPOND_TEST_S3_E_TAGS").is_ok_and(|form| form == "bare");
-    let preconditions = Preconditions { complete: complete(), bare_e_tags, ..ALL_HONOURED };
+    let preconditions = Preconditions { bare_e_tags, ..ALL_HONOURED };
     Subject::shared([client().await, client().await], Expected { preconditions, is_server: true }).await
 }

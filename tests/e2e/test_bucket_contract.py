@@ -25,7 +25,6 @@ def test_contract_of_the_stores_holds_on_a_real_s3_server(ceph):
         "HEADPOND_TEST_S3_REGION": REGION,
         "HEADPOND_TEST_S3_ACCESS_KEY": ACCESS_KEY,
         "HEADPOND_TEST_S3_SECRET_KEY": SECRET_KEY,
-        "HEADPOND_TEST_S3_COMPLETE": "ignored",
         "HEADPOND_TEST_S3_E_TAGS": "bare",
     }
 

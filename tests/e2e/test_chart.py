@@ -65,6 +65,25 @@ def test_a_bucket_is_a_deployment_with_a_bounded_tier():
     assert found.find("ServiceAccount")["metadata"]["annotations"] == {"eks.amazonaws.com/role-arn": chart_values.ROLE}
 
 
+@pytest.mark.parametrize(
+    ("said", "strategy"),
+    [
+        ({}, {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}),
+        ({"updateStrategy": "Recreate"}, {"type": "Recreate"}),
+    ],
+)
+@pytest.mark.parametrize("cluster", CLUSTERS)
+def test_an_upgrade_over_a_bucket_replaces_pods_as_the_values_say(said, strategy, cluster):
+    workload = helm.install(chart_values.OVER_S3 | said).workload
+    assert workload["spec"]["strategy"] == strategy
+    assert kubernetes.problem(workload, cluster) is None
+
+
+def test_an_upgrade_knows_no_third_way():
+    with pytest.raises(helm.Refused, match="updateStrategy"):
+        helm.install(chart_values.OVER_S3 | {"updateStrategy": "OnDelete"})
+
+
 def test_three_replicas_know_each_other_and_are_not_taken_away_together():
     found = release("s3_three_replicas")
     headless = found.find("Service", "headpond-headless")

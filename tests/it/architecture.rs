@@ -22,7 +22,7 @@ const MAY_NAME: [(&str, &[&str]); 16] = [
     ("access", &["rules", "cluster", "clock", "config", "oci"]),
     ("cache", &["upstream", "storage", "telemetry", "tasks", "clock", "config", "oci"]),
     ("upstream", &["cluster", "telemetry", "clock", "oci"]),
-    ("cluster", &["telemetry"]),
+    ("cluster", &["telemetry", "clock"]),
     ("upkeep", &["storage", "telemetry", "tasks", "clock", "oci"]),
     ("storage", &["telemetry", "clock", "oci"]),
     ("rules", &["config", "oci"]),

@@ -1,11 +1,9 @@
 //! Hosted content, written through the storage interface as a push will write it.
 
 use bytes::Bytes;
-use headpond::clock::Clock;
+use headpond::clock::{Clock, unix_seconds};
 use headpond::oci::{Digest, MediaType, RepositoryName, Tag};
-use headpond::storage::{
-    GcMarks, Inventory, ManifestRecord, Presence, RecordKey, RepositoryKind, RepositoryRecord, Store, TagRecord, unix_seconds,
-};
+use headpond::storage::{GcMarks, Inventory, ManifestRecord, Presence, RecordKey, RepositoryKind, RepositoryRecord, Store, TagRecord};
 
 /// A repository that is pushed to.
 pub(crate) struct HostedRepository<'a> {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use headpond::clock::Clock;
 use headpond::http::{ControlError, ControlEvents, ask_control};
-use headpond::oci::Digest;
-use headpond::storage::{BlobCheck, Bucket, Disk, Inventory, Records, Store, StoreParts, connect_control};
+use headpond::oci::{Digest, RepositoryName};
+use headpond::storage::{BlobCheck, BlobLinkRecord, Bucket, Disk, Inventory, RecordKey, Records, Store, StoreParts, connect_control};
 use headpond::tasks::Tasks;
 use headpond::telemetry::metrics::Metrics;
 use headpond::upkeep::report::{Event, Finding, Outcome, ScrubReport, Wrong};
@@ -287,13 +287,16 @@ async fn the_quarantine_holds_no_more_than_its_limit() {
 
 /// The upkeep of a store by itself, without a server.
 pub(crate) fn upkeep_of(store: impl Into<Arc<Store>>, clock: &Clock) -> Upkeep {
+    let store = store.into();
+    let pending = store.pending_uploads();
     Upkeep::new(UpkeepParts {
-        store: store.into(),
+        store,
         clock: clock.clone(),
         tasks: Tasks::default(),
         metrics: Metrics::new().unwrap().upkeep.clone(),
         limits: UpkeepLimits {
             scrub_rate_bytes: 0,
+            scrub_looks: 1000,
             scrub_interval: Duration::ZERO,
             quarantine_bytes: 1 << 30,
             gc_grace: Duration::from_secs(24 * 60 * 60),
@@ -302,6 +305,7 @@ pub(crate) fn upkeep_of(store: impl Into<Arc<Store>>, clock: &Clock) -> Upkeep {
         },
         forget: Box::new(|_| {}),
         forget_place: Box::new(|_| {}),
+        send_again: Box::new(move |digest| pending.add(digest, false).is_ok()),
     })
 }
 
@@ -316,6 +320,43 @@ pub(crate) async fn outcome_of<R>(mut run: Run<R>) -> (Vec<Finding>, Result<R, S
             Event::Failed { error } => return (findings, Err(error)),
         }
     }
+}
+
+/// Somebody pushes an image with a blob that is there, while a scrub that has read the records is on its way to it.
+#[tokio::test(start_paused = true)]
+async fn a_rotten_blob_that_became_hosted_since_the_records_were_read_is_reported_and_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(StoreParts::directory(&store_of(directory.path()))).unwrap());
+    let name = RepositoryName::parse("team/app").unwrap();
+    HostedRepository::create(&store, name.as_str()).await;
+    // They are read in the order of their digests: the first one is there to be waited for.
+    let mut blobs = [pseudo_random(1, 1000), pseudo_random(2, 1000)];
+    blobs.sort_by_key(|bytes| Digest::of(bytes).to_string());
+    for bytes in &blobs {
+        store.blobs.put(&Digest::of(bytes), bytes).unwrap();
+    }
+    let rotten = Digest::of(&blobs[1]);
+    flip_a_byte(&blob_file(directory.path(), &rotten));
+    let slow = ScrubOptions { rate_bytes: Some(1), ..FAST };
+    let mut run = upkeep_of(Arc::clone(&store), &Clock::system()).scrub(slow).await.unwrap();
+    let (mut findings, mut is_hosted) = (Vec::new(), false);
+    let report = loop {
+        match run.next().await.expect("the run ended without a word") {
+            Event::Progress { report } if report.blobs == 1 && !is_hosted => {
+                let link = BlobLinkRecord { source: String::new(), size_bytes: None, linked_at: 1 };
+                store.records.write(&RecordKey::blob_link(&name, &rotten), &link).await.unwrap();
+                is_hosted = true;
+            }
+            Event::Progress { .. } | Event::Unneeded { .. } => {}
+            Event::Found { finding } => findings.push(finding),
+            Event::Done { report } => break report,
+            Event::Failed { error } => panic!("{error}"),
+        }
+    };
+    assert!(is_hosted, "the first blob was not seen");
+    assert_eq!((report.rotten_hosted, report.rotten_cached), (1, 0), "{findings:?}");
+    assert_eq!((findings[0].outcome, findings[0].digest), (Outcome::Hosted, Some(rotten)));
+    assert!(blob_file(directory.path(), &rotten).exists());
 }
 
 /// A hosted image, and a cached one, each with a layer that has rotted; and a tag to be mended.

@@ -8,3 +8,4 @@ mod leftovers;
 mod listing;
 mod power_loss;
 mod room;
+mod slow_line;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::writer::Writer;
 use crate::storage::StorageError;
+pub(super) use crate::storage::blocking;
 
 /// Runs `work` with the writer on a blocking thread.
 pub(super) async fn with_writer<T: Send + 'static>(
@@ -19,13 +20,6 @@ pub(super) async fn with_writer<T: Send + 'static>(
     .map_err(|_| lost_thread())?;
     *slot = Some(writer);
     result
-}
-
-/// Runs `work` on a blocking thread.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
-) -> Result<T, StorageError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(lost_thread()))
 }
 
 /// A blocking thread panicked or the runtime is going down.

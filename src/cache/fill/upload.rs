@@ -143,6 +143,22 @@ impl Uploads {
         Upload { noted: Some(noted), taken, _filling: filling }
     }
 
+    /// Notes a blob on disk that the bucket has lost, so that it is tried as one that it did not take. False if it is
+    /// on its way already. Blocks.
+    #[must_use]
+    pub fn send_again(&self, digest: Digest) -> bool {
+        let Some(turn) = self.shared.turns.try_take(digest) else { return false };
+        if self.shared.pending.has(&digest) {
+            return false;
+        }
+        let noted = self.shared.pending.add(&digest, false);
+        drop(turn);
+        self.shared.retry.notify_one();
+        noted
+            .inspect_err(|error| tracing::warn!(%digest, %error, "it cannot be noted that a blob is to be sent to the bucket again"))
+            .is_ok()
+    }
+
     /// Whether committed blobs stay on disk.
     pub(super) fn keeps_on_disk(&self) -> bool {
         self.shared.keeps_on_disk

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::default_provider::region::DefaultRegionChain;
-use object_store::aws::{AmazonS3Builder, S3CopyIfNotExists, resolve_bucket_region};
+use object_store::aws::{AmazonS3Builder, resolve_bucket_region};
 use object_store::path::Path as Key;
 use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, Certificate, ClientOptions, HeaderValue, ObjectStore, RetryConfig};
@@ -14,7 +14,7 @@ use secrecy::SecretString;
 use super::credentials::Credentials;
 use super::presign::Presigner;
 use super::routed::Routed;
-use super::{BucketClient, BucketLimits};
+use super::{BucketClient, BucketLimits, sending};
 use crate::storage::StorageError;
 use crate::telemetry::metrics::BucketMetrics;
 
@@ -22,8 +22,6 @@ use crate::telemetry::metrics::BucketMetrics;
 const REGION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait before a request is tried again.
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
-/// For one attempt to send a part: object and connection may be slow.
-const SENDING_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
 /// How a bucket is reached.
 #[derive(Clone, Debug)]
@@ -79,7 +77,8 @@ impl BucketClient {
             builder.with_credentials(credentials.provider()).build()
         };
         let quick = build(settings.endpoint.as_ref(), settings.limits.timeout / attempts).map_err(wrong)?;
-        let sending = build(settings.endpoint.as_ref(), SENDING_TIMEOUT).map_err(wrong)?;
+        // The guard ends what takes too long: it knows how fast the line has been.
+        let sending = build(settings.endpoint.as_ref(), sending::LONGEST + settings.limits.timeout).map_err(wrong)?;
         let public = settings.public_endpoint.as_ref().or(settings.endpoint.as_ref());
         let signer = build(public, settings.limits.timeout).map_err(wrong)?;
         let (quick, sending) = (PrefixStore::new(quick, prefix.clone()), PrefixStore::new(sending, prefix.clone()));
@@ -106,8 +105,7 @@ fn builder(
         .with_retry(retries(&settings.limits))
         .with_disable_tagging(true)
         // Not every server has DeleteObjects, and a gc is not in a hurry.
-        .with_disable_bulk_delete(true)
-        .with_copy_if_not_exists(S3CopyIfNotExists::Multipart);
+        .with_disable_bulk_delete(true);
     if let Some(endpoint) = endpoint {
         builder = builder.with_endpoint(bucket_endpoint(endpoint, settings));
     }

@@ -40,6 +40,11 @@ impl Unavailable {
     }
 }
 
+/// Whether asking again later may help: the bucket gave no answer, or one that says "not now".
+pub(in crate::storage) fn may_pass(error: &Error) -> bool {
+    result(error) == BucketResult::Failed
+}
+
 /// What `error` says of the bucket.
 pub(super) fn result(error: &Error) -> BucketResult {
     match (error, status(error)) {

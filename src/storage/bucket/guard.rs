@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use object_store::{Error, Result};
-use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::circuit::{Change, Circuit, Ticket};
@@ -27,8 +27,8 @@ struct Shared {
     state: Mutex<State>,
     /// Wakes those who wait for a bucket that turned out to hang.
     hung: Notify,
-    /// Wakes those who have something for a bucket that was gone.
-    answers_again: Notify,
+    /// How often a bucket that did not answer did again, for those who have something for it.
+    recoveries: watch::Sender<u64>,
     /// After which a call is taken for one that hangs.
     slow_after: Duration,
     metrics: BucketMetrics,
@@ -52,11 +52,38 @@ pub(super) struct Call {
     pub(super) is_short: bool,
 }
 
+/// Tells when a bucket that did not answer does again. One that comes while nobody waits is told to the
+/// next who does.
+#[derive(Debug)]
+pub struct Recoveries {
+    count: watch::Receiver<u64>,
+}
+
+impl Recoveries {
+    /// Waits for the next one; for ever, where nobody has the bucket any more.
+    pub async fn next(&mut self) {
+        if self.count.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Forgets those that have come: what is tried from now on knows of them.
+    pub fn forget_past(&mut self) {
+        self.count.mark_unchanged();
+    }
+}
+
 impl Guard {
     pub(super) fn new(slow_after: Duration, metrics: BucketMetrics) -> Self {
         let state = State { circuit: Circuit::new(COOLDOWN.0, COOLDOWN.1), cause: Arc::from("") };
         Self {
-            shared: Arc::new(Shared { state: Mutex::new(state), hung: Notify::new(), answers_again: Notify::new(), slow_after, metrics }),
+            shared: Arc::new(Shared {
+                state: Mutex::new(state),
+                hung: Notify::new(),
+                recoveries: watch::Sender::new(0),
+                slow_after,
+                metrics,
+            }),
         }
     }
 
@@ -79,9 +106,9 @@ impl Guard {
         outcome
     }
 
-    /// Waits until a bucket that did not answer does.
-    pub(super) async fn answers_again(&self) {
-        self.shared.answers_again.notified().await;
+    /// Tells from now on when a bucket that did not answer does again.
+    pub(super) fn recoveries(&self) -> Recoveries {
+        Recoveries { count: self.shared.recoveries.subscribe() }
     }
 
     /// Whether a bucket that did not answer may be asked again, by a short call.
@@ -117,7 +144,7 @@ impl Shared {
                 "the bucket does not answer; what is on disk and upstream is served without it, and it is asked again from time to time"
             ),
             Change::Closed(gone_for) => {
-                self.answers_again.notify_waiters();
+                self.recoveries.send_modify(|count| *count += 1);
                 tracing::info!(gone_for_ms = u64::try_from(gone_for.as_millis()).unwrap_or(u64::MAX), "the bucket answers again");
             }
         }

@@ -19,13 +19,14 @@ use tokio::time::{Instant, timeout_at};
 use super::MAX_COPIED_BYTES;
 use super::failure::Unavailable;
 use super::guard::{Call, Guard};
+use super::sending::SendingPace;
 use crate::telemetry::metrics::BucketOperation;
 
 /// A body up to this is part of the call that asked for it; a longer one may take as long as bytes
 /// come, which the client sees to.
 const SMALL_BODY_BYTES: u64 = 1024 * 1024;
-/// Slower than this an upload counts as hanging.
-const MIN_UPLOAD_BYTES_PER_SECOND: u64 = 128 * 1024;
+/// Sending up to this is a short call.
+const SHORT_BODY_BYTES: usize = 128 * 1024;
 /// Slower than this no server copies within itself. A copy is not told how long the object is.
 const MIN_COPIED_BYTES_PER_SECOND: u64 = 16 * 1024 * 1024;
 /// Of calls that go on in pages which are not seen one by one.
@@ -42,21 +43,31 @@ pub(super) struct Guarded {
     guard: Guard,
     /// For a small call, with its retries.
     timeout: Duration,
+    /// For what is sent.
+    sending: Arc<SendingPace>,
 }
 
 impl Guarded {
     pub(super) fn new(objects: Arc<dyn ObjectStore>, guard: Guard, timeout: Duration) -> Self {
-        Self { objects, guard, timeout }
+        Self { objects, guard, timeout, sending: Arc::new(SendingPace::new()) }
     }
 
     const fn short(&self, operation: BucketOperation) -> Call {
         Call { operation, within: self.timeout, is_short: true }
     }
 
-    /// A call that sends `length_bytes`.
-    fn sending(&self, operation: BucketOperation, length_bytes: usize) -> Call {
-        let seconds = length_bytes as u64 / MIN_UPLOAD_BYTES_PER_SECOND;
-        Call { operation, within: self.timeout + Duration::from_secs(seconds), is_short: seconds == 0 }
+    /// Makes a call that sends `length_bytes`.
+    async fn send<T>(&self, operation: BucketOperation, length_bytes: usize, future: impl Future<Output = Result<T>> + Send) -> Result<T> {
+        let (time, began) = (self.sending.time_for(length_bytes), Instant::now());
+        let call = Call { operation, within: self.timeout + time.within, is_short: length_bytes <= SHORT_BODY_BYTES };
+        let sent = self.run_long(call, future).await;
+        match &sent {
+            _ if call.is_short => {}
+            Ok(_) => self.sending.sent(time, began.elapsed()),
+            Err(error) if matches!(Unavailable::of(error), Some(Unavailable::TimedOut { .. })) => self.sending.ran_out(time),
+            Err(_) => {}
+        }
+        sent
     }
 
     /// Makes a call that may take long. It does not look whether a bucket is back: a short one does,
@@ -109,8 +120,8 @@ fn bounded(body: BoxStream<'static, Result<Bytes>>, deadline: Instant, within: D
 #[async_trait]
 impl ObjectStore for Guarded {
     async fn put_opts(&self, location: &Key, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        let call = self.sending(BucketOperation::Put, payload.content_length());
-        self.run_long(call, self.objects.put_opts(location, payload, options)).await
+        let length_bytes = payload.content_length();
+        self.send(BucketOperation::Put, length_bytes, self.objects.put_opts(location, payload, options)).await
     }
 
     async fn put_multipart_opts(&self, location: &Key, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
@@ -175,9 +186,9 @@ struct GuardedUpload {
 #[async_trait]
 impl MultipartUpload for GuardedUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        let call = self.store.sending(BucketOperation::PutPart, data.content_length());
+        let length_bytes = data.content_length();
         let (store, part) = (self.store.clone(), self.upload.put_part(data));
-        async move { store.run_long(call, part).await }.boxed()
+        async move { store.send(BucketOperation::PutPart, length_bytes, part).await }.boxed()
     }
 
     async fn complete(&mut self) -> Result<PutResult> {

@@ -136,8 +136,9 @@ impl Later {
 
     /// Sends what is kept, for as long as it runs.
     pub(super) async fn run(&self) {
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, mut recoveries) = (FIRST_PAUSE, self.guard.recoveries());
         loop {
+            recoveries.forget_past();
             let turn = self.sending.lock().await;
             let batch = self.first();
             if batch.is_empty() {
@@ -155,7 +156,7 @@ impl Later {
             if sent.into_iter().any(|sent| sent) {
                 pause = FIRST_PAUSE;
             } else {
-                let _ = tokio::time::timeout(pause, self.guard.answers_again()).await;
+                let _ = tokio::time::timeout(pause, recoveries.next()).await;
                 pause = (pause * 2).min(MAX_PAUSE);
             }
         }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use object_store::path::Path as Key;
-use object_store::{CopyMode, CopyOptions, Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, Result, UpdateVersion};
+use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, Result, UpdateVersion};
 
 use super::{Bucket, failure};
 use crate::storage::{Preconditions, StorageError, Support};
@@ -61,15 +61,14 @@ impl Bucket {
 
     fn found(&self, found: Preconditions) {
         self.preconditions.set(found);
-        self.metrics.preconditions_known([found.create.gauge(), found.update.gauge(), found.complete.gauge()]);
-        let Preconditions { create, update, complete, bare_e_tags: _ } = found;
+        self.metrics.preconditions_known([found.create.gauge(), found.update.gauge()]);
+        let Preconditions { create, update, bare_e_tags: _ } = found;
         if create == Support::Honoured && update == Support::Honoured {
-            tracing::info!(?complete, "the bucket keeps to conditional writes: replicas do not overwrite each other's records");
+            tracing::info!("the bucket keeps to conditional writes: replicas do not overwrite each other's records");
         } else {
             tracing::warn!(
                 ?create,
                 ?update,
-                ?complete,
                 "the bucket ignores conditional writes: records are safe from each other within one process only. Run one replica \
                  per prefix, or use a store that keeps to If-None-Match and If-Match"
             );
@@ -93,10 +92,7 @@ async fn try_all(objects: &dyn ObjectStore, key: &Key) -> Result<Preconditions> 
             bare_e_tags = update_support == Support::Honoured;
         }
     }
-
-    // The one conditional completion that the client makes: a copy in parts, onto what is there.
-    let complete = refusal(objects.copy_opts(key, key, CopyOptions { mode: CopyMode::Create, ..CopyOptions::default() }).await)?;
-    Ok(Preconditions { create, update: update_support, complete, bare_e_tags })
+    Ok(Preconditions { create, update: update_support, bare_e_tags })
 }
 
 /// What a write says that should have been refused.

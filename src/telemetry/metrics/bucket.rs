@@ -88,7 +88,7 @@ impl BucketResult {
 }
 
 /// Which conditional write, the label `kind` of `headpond_bucket_preconditions`.
-const PRECONDITIONS: [&str; 3] = ["create", "update", "complete"];
+const PRECONDITIONS: [&str; 2] = ["create", "update"];
 
 /// The bucket.
 #[derive(Clone)]
@@ -125,7 +125,7 @@ impl BucketMetrics {
                 metrics.requests.with_label_values(&[operation.as_str(), result.as_str()]);
             }
         }
-        metrics.preconditions_known([-1; 3]);
+        metrics.preconditions_known([-1; 2]);
         Some(metrics)
     }
 
@@ -137,8 +137,8 @@ impl BucketMetrics {
         }
     }
 
-    /// What conditional creation, update and completion are worth: 1, 0, or -1 for unknown.
-    pub fn preconditions_known(&self, gauges: [i64; 3]) {
+    /// What conditional creation and update are worth: 1, 0, or -1 for unknown.
+    pub fn preconditions_known(&self, gauges: [i64; 2]) {
         for (kind, gauge) in PRECONDITIONS.iter().zip(gauges) {
             self.preconditions.with_label_values(&[kind]).set(gauge);
         }

@@ -11,6 +11,8 @@ pub struct UpkeepMetrics {
     pub scrubbed_bytes: IntCounter,
     /// `headpond_quarantined_blobs_total`.
     pub quarantined_blobs: IntCounter,
+    /// `headpond_scrub_lost_blobs_total`.
+    pub lost_blobs: IntCounter,
     rotten: IntCounterVec,
     last_scrub: IntGauge,
     /// `headpond_gc_deleted_blobs_total`.
@@ -39,6 +41,7 @@ impl UpkeepMetrics {
             retired,
             scrubbed_bytes: d.counter("headpond_scrubbed_bytes_total", "Bytes that scrubs have read.")?,
             quarantined_blobs: d.counter("headpond_quarantined_blobs_total", "Rotten blobs put aside.")?,
+            lost_blobs: d.counter("headpond_scrub_lost_blobs_total", "Blobs on disk that the bucket had lost, sent again.")?,
             rotten,
             last_scrub: d.gauge("headpond_scrub_last_end_timestamp_seconds", "When the last scrub was through; 0 is never.")?,
             gc_deleted_blobs: d.counter("headpond_gc_deleted_blobs_total", "Blobs that nothing referred to, deleted.")?,

@@ -78,7 +78,7 @@ async fn delete_batch(parts: &UpkeepParts, marks: &GcMarks, due: Vec<Due>) -> Ba
     }
     // Who was told a moment ago that a blob is there may still open it.
     tokio::time::sleep(parts.limits.gc_settle).await;
-    let sources = match parts.store.records.sources().await {
+    let sources = match parts.patiently(|| parts.store.records.sources()).await {
         Ok(sources) => Arc::new(sources),
         Err(error) => {
             batch.failed.extend(doomed.into_iter().map(|(blob, _)| (blob.digest, error.clone())));

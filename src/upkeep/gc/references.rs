@@ -7,8 +7,9 @@ use std::time::Duration;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{CONCURRENCY, Gc, Prefix};
+use crate::clock::unix_seconds;
 use crate::oci::{Digest, RepositoryName};
-use crate::storage::{Examined, RecordKey, RepositoryContents, StorageError, unix_seconds};
+use crate::storage::{Examined, RecordKey, RepositoryContents, StorageError};
 use crate::upkeep::UpkeepParts;
 
 /// Repositories read at a time.
@@ -23,11 +24,14 @@ struct References {
     manifests: u64,
     /// Links past their grace to blobs that no manifest of the repository refers to.
     stale_links: Vec<Digest>,
+    /// Manifests whose records could not be read: what they refer to is not among the above.
+    unread: Vec<(Digest, StorageError)>,
     name: RepositoryName,
 }
 
 impl Gc {
-    /// Strikes out of `candidates` what anything refers to, and removes links that nobody needs.
+    /// Strikes out of `candidates` what anything refers to, and removes links that nobody needs. Where a record
+    /// cannot be read the report is incomplete from now on, and nothing that is left in `candidates` may go.
     pub(super) async fn strike_out(&mut self, candidates: &mut HashSet<Prefix>, removes_links: bool) -> Result<(), StorageError> {
         let walk = self.parts.store.records.walk();
         let repositories = stream::try_unfold(walk, |mut walk| async move { Ok(walk.next().await?.map(|contents| (contents, walk))) });
@@ -38,6 +42,11 @@ impl Gc {
         while let Some(found) = references.try_next().await? {
             self.report.repositories += 1;
             self.report.manifests += found.manifests;
+            self.report.is_incomplete |= !found.unread.is_empty();
+            for (digest, error) in &found.unread {
+                self.report.failed += 1;
+                tracing::warn!(repository = %found.name, %digest, %error, "the record of a manifest cannot be read; nothing is deleted in this run");
+            }
             for blob in &found.blobs {
                 candidates.remove(blob);
             }
@@ -69,20 +78,24 @@ impl Gc {
 }
 
 async fn references_of(parts: Arc<UpkeepParts>, contents: RepositoryContents, grace: Duration) -> Result<References, StorageError> {
-    let keys: Vec<_> = contents.manifests.iter().map(|manifest| RecordKey::manifest(&contents.name, &manifest.item)).collect();
-    let manifests = stream::iter(keys).map(|key| {
-        let records = parts.store.records.clone();
-        async move { records.examine(&key).await }
+    let listed: Vec<_> = contents.manifests.iter().map(|manifest| manifest.item).collect();
+    let manifests = stream::iter(listed).map(|digest| {
+        let (parts, key) = (Arc::clone(&parts), RecordKey::manifest(&contents.name, &digest));
+        async move { (digest, parts.patiently(|| parts.store.records.examine(&key)).await) }
     });
-    let manifests: Vec<_> = manifests.buffer_unordered(CONCURRENCY).try_collect().await?;
-    let (mut needed, mut is_unreadable) = (HashSet::new(), false);
-    for manifest in &manifests {
+    let manifests: Vec<_> = manifests.buffer_unordered(CONCURRENCY).collect().await;
+    let (mut needed, mut is_unreadable, mut unread) = (HashSet::new(), false, Vec::new());
+    for (digest, manifest) in manifests {
         match manifest {
-            Examined::Record(manifest, _) => needed.extend(manifest.references.iter().map(|(digest, _)| *digest)),
-            Examined::Unreadable { .. } => is_unreadable = true,
-            Examined::Absent => {}
+            Ok(Examined::Record(manifest, _)) => needed.extend(manifest.references.iter().map(|(digest, _)| *digest)),
+            Ok(Examined::Unreadable { .. }) => is_unreadable = true,
+            Ok(Examined::Absent) => {}
+            // So it would be with all others.
+            Err(error) if error.is_unavailable() => return Err(error),
+            Err(error) => unread.push((digest, error)),
         }
     }
+    is_unreadable |= !unread.is_empty();
     let mut blobs: Vec<Prefix> =
         needed.iter().chain(contents.manifests.iter().map(|manifest| &manifest.item)).map(Digest::prefix).collect();
     let now = parts.clock.now();
@@ -96,5 +109,5 @@ async fn references_of(parts: Arc<UpkeepParts>, contents: RepositoryContents, gr
             stale_links.push(link.item);
         }
     }
-    Ok(References { blobs, manifests: manifests.len() as u64, stale_links, name: contents.name })
+    Ok(References { blobs, manifests: contents.manifests.len() as u64, stale_links, unread, name: contents.name })
 }

@@ -10,6 +10,7 @@ use headpond::oci::Digest;
 use headpond::storage::{BucketClient, BucketLimits, BucketSettings, RecordKey, SourceBlobRecord, Store, StoreParts};
 use headpond::telemetry::metrics::Metrics;
 use headpond::upkeep::ScrubOptions;
+use headpond::upkeep::report::{Finding, Outcome, Wrong};
 use tempfile::TempDir;
 
 use crate::fake_bucket::{FakeBucket, Fault};
@@ -17,7 +18,7 @@ use crate::fake_upstream::pseudo_random;
 use crate::gc::NOW;
 use crate::gc::faults::{ABANDONED, SETTLED};
 use crate::hosted::HostedRepository;
-use crate::scrub::{FAST, outcome_of, store_of, upkeep_of};
+use crate::scrub::{FAST, begin, outcome_of, store_of, to_the_end, upkeep_of};
 
 const EVERYTHING: ScrubOptions = ScrubOptions { bucket: true, ..FAST };
 
@@ -148,3 +149,92 @@ macro_rules! whichever_request {
 }
 
 whichever_request!(is_told_to_slow_down: SlowDown, loses_its_answer: LostAnswer, is_answered_in_part: Truncate);
+
+/// The first requests of a collection are for pages: of the marks, of the blobs, of the repositories. A scrub has no marks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_is_lost_is_asked_for_again_and_ends_no_run() {
+    let (template, content) = bucket_with_content().await;
+    std::fs::write(template.file(&super::key(&content.cached)), b"something else").unwrap();
+    for fault in [Fault::SlowDown, Fault::Truncate] {
+        for nth in 1..=3 {
+            let (bucket, directory, clock) = (template.copy().await, TempDir::new().unwrap(), Clock::system());
+            clock.advance(SETTLED);
+            let store = store_over(&bucket, directory.path()).await;
+            bucket.break_nth(nth.min(2), fault);
+            let scrubbed = outcome_of(upkeep_of(Arc::clone(&store), &clock).scrub(EVERYTHING).await.unwrap()).await.1;
+            assert!(bucket.has_broken());
+            let scrubbed = scrubbed.unwrap_or_else(|error| panic!("{fault:?} of request {nth} ends a scrub: {error}"));
+            assert_eq!((scrubbed.rotten_cached, scrubbed.not_mended), (1, 0), "{fault:?} of request {nth}");
+            bucket.break_nth(nth, fault);
+            let collected = outcome_of(upkeep_of(store, &clock).gc(NOW).await.unwrap()).await.1;
+            assert!(bucket.has_broken());
+            let collected = collected.unwrap_or_else(|error| panic!("{fault:?} of request {nth} ends a collection: {error}"));
+            assert_eq!((collected.deleted, collected.failed), (2, 0), "{fault:?} of request {nth}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_that_cannot_read_all_records_deletes_nothing_and_says_so() {
+    let (bucket, content) = bucket_with_content().await;
+    let (directory, clock) = (TempDir::new().unwrap(), Clock::system());
+    clock.advance(SETTLED);
+    let store = store_over(&bucket, directory.path()).await;
+    bucket.break_path("/images/team/app/_manifests/", Fault::AccessDenied);
+    let report = outcome_of(upkeep_of(Arc::clone(&store), &clock).gc(NOW).await.unwrap()).await.1.expect("the others are gone on with");
+    assert!(report.is_incomplete && report.failed > 0, "{report:?}");
+    assert_eq!((report.repositories, report.marked, report.deleted), (3, 0, 0));
+    assert!(content.garbage.iter().all(|digest| has(&bucket, digest)));
+    bucket.mend();
+    let report = outcome_of(upkeep_of(store, &clock).gc(NOW).await.unwrap()).await.1.unwrap();
+    assert_eq!((report.deleted, report.failed, report.is_incomplete), (2, 0, false));
+    assert_holds(&bucket, &content.needed, "after a collection that could not read all");
+}
+
+/// The disk tier has what the bucket lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_the_bucket_lost_is_sent_to_it_again_from_disk() {
+    for length in [1000, 20 * super::MIB] {
+        let (fake, image, content) = super::fake_with_image(31, length).await;
+        let bucket = FakeBucket::start().await;
+        let server = super::replica(&fake, &bucket, "", "").await;
+        super::pull(&server, &image).await;
+        server.wait_for_fills().await;
+        super::stored(&bucket, &image).await;
+        let (layer, manifest) = (super::key(&image.layers[0]), super::key(&image.digest));
+        super::eventually("the manifest is on disk", || crate::scrub::blob_file(server.directory.path(), &image.digest).exists()).await;
+        std::fs::remove_file(bucket.file(&layer)).unwrap();
+        std::fs::remove_file(bucket.file(&manifest)).unwrap();
+        fake.clear_journal();
+        // The first upload of a blob may be ending still: then it is another scrub that finds it.
+        let mut lost = 0;
+        while lost < 2 {
+            let (findings, report) = to_the_end(begin(server.directory.path(), FAST).await.unwrap()).await;
+            assert!(!report.needs_somebody() && report.found_something() == (report.lost > 0), "{findings:?}");
+            let of_lost = |finding: &Finding| (finding.wrong, finding.outcome) == (Wrong::LostBlob, Outcome::SentAgain);
+            assert!(findings.iter().all(of_lost), "{findings:?}");
+            lost += report.lost;
+        }
+        super::eventually("the layer is in the bucket", || std::fs::read(bucket.file(&layer)).is_ok_and(|bytes| bytes == content)).await;
+        super::eventually("the manifest is in the bucket", || bucket.file(&manifest).exists()).await;
+        assert_eq!(fake.journal().len(), 0, "upstream was asked");
+        assert_eq!(server.metric("headpond_scrub_lost_blobs_total"), 2);
+        assert_eq!(to_the_end(begin(server.directory.path(), FAST).await.unwrap()).await.1.lost, 0);
+    }
+}
+
+/// As a garbage collection leaves it on the disks of other replicas.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nothing_refers_to_is_not_sent_to_the_bucket_again() {
+    let (bucket, content) = bucket_with_content().await;
+    let (directory, clock) = (TempDir::new().unwrap(), Clock::system());
+    let store = store_over(&bucket, directory.path()).await;
+    let (garbage, lost) = (content.garbage[0], content.cached);
+    for digest in [&garbage, &lost] {
+        let file = bucket.file(&super::key(digest));
+        store.blobs.put(digest, &std::fs::read(&file).unwrap()).unwrap();
+        std::fs::remove_file(&file).unwrap();
+    }
+    let report = outcome_of(upkeep_of(Arc::clone(&store), &clock).scrub(FAST).await.unwrap()).await.1.unwrap();
+    assert_eq!((report.lost, store.pending_uploads().list()), (1, vec![lost]));
+}

@@ -117,6 +117,11 @@ async fn an_owner_that_has_left_is_followed_by_the_next() {
 /// One that has the key, and answers any request with the head of a blob of `length` bytes; then come
 /// these bytes, and nothing more.
 async fn owner_that_sends(address: SocketAddr, length: usize, bytes: Bytes) -> JoinHandle<()> {
+    owner_that_pauses(address, length, bytes, Duration::ZERO, Bytes::new()).await
+}
+
+/// The same, and after a pause come these `last` ones.
+async fn owner_that_pauses(address: SocketAddr, length: usize, bytes: Bytes, pause: Duration, last: Bytes) -> JoinHandle<()> {
     let listener = TcpListener::bind(address).await.unwrap();
     tokio::spawn(async move {
         let mut open = Vec::new();
@@ -131,6 +136,8 @@ async fn owner_that_sends(address: SocketAddr, length: usize, bytes: Bytes) -> J
             let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n{PROOF_HEADER}: {proof}\r\n\r\n");
             let _ = stream.write_all(head.as_bytes()).await;
             let _ = stream.write_all(&bytes).await;
+            tokio::time::sleep(pause).await;
+            let _ = stream.write_all(&last).await;
             open.push(stream);
         }
     })
@@ -152,6 +159,20 @@ async fn an_owner_that_stops_in_mid_transfer_costs_its_clients_a_wait_and_no_byt
     let owner = owner_that_sends(cluster.addresses[1], LENGTH, content.slice(..LENGTH / 2)).await;
     assert_eq!(Reader::open(&server, &digest, "", &content).await.rest().await, Ok(LENGTH));
     assert_at_most(cluster.fake.blob_bytes_sent(&digest), 55, LENGTH);
+    owner.abort();
+}
+
+/// It may wait for an upstream that stalls, for as long as that takes to count as broken, and connect to it anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_pauses_for_longer_than_an_upstream_may_is_waited_for() {
+    const LENGTH: usize = 1 << 20;
+    let cluster = Replicas::with(2, "limits: {peers_refresh: 1h, peer_timeout: 200ms, stall_timeout: 2s}", "").await;
+    let (digest, content) = put_its_blob(&cluster, LENGTH);
+    let server = cluster.start(0).await;
+    let (first, last) = (content.slice(..LENGTH / 2), content.slice(LENGTH / 2..));
+    let owner = owner_that_pauses(cluster.addresses[1], LENGTH, first, Duration::from_secs(3), last).await;
+    assert_eq!(Reader::open(&server, &digest, "", &content).await.rest().await, Ok(LENGTH));
+    assert_eq!(cluster.fake.blob_bytes_sent(&digest), 0, "upstream was asked");
     owner.abort();
 }
 

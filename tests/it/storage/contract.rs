@@ -48,8 +48,7 @@ pub(crate) struct Expected {
 }
 
 /// All conditional writes are kept to.
-pub(crate) const ALL_HONOURED: Preconditions =
-    Preconditions { create: Support::Honoured, update: Support::Honoured, complete: Support::Honoured, bare_e_tags: false };
+pub(crate) const ALL_HONOURED: Preconditions = Preconditions { create: Support::Honoured, update: Support::Honoured, bare_e_tags: false };
 
 pub(crate) fn limits() -> BucketLimits {
     BucketLimits { timeout: Duration::from_secs(10), attempts: 3 }

@@ -104,6 +104,20 @@ async fn a_bucket_that_is_gone_is_left_alone_until_it_is_back() {
     assert_eq!(guarded.bucket.stat(&digest()).await.unwrap(), Some(3));
 }
 
+/// Whoever has something for the bucket may be at work while it comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_came_back_while_nobody_waited_is_told_to_the_next_who_waits() {
+    let guarded = Guarded::start(1).await;
+    let mut recoveries = guarded.bucket.recoveries();
+    for _ in 0..2 {
+        guarded.fake.break_nth(1, Fault::SlowDown);
+        guarded.bucket.stat(&digest()).await.expect_err("a fault");
+        guarded.answered().await;
+        tokio::time::timeout(AT_ONCE, recoveries.next()).await.expect("the recovery was missed");
+    }
+    assert!(tokio::time::timeout(Duration::from_millis(50), recoveries.next()).await.is_err(), "told twice");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_may_take_long_waits_for_a_short_call_that_looks_whether_the_bucket_is_back() {
     let guarded = Guarded::start(1).await;
@@ -298,4 +312,33 @@ async fn what_conditional_writes_are_worth_is_found_out_once_the_bucket_is_there
     assert_eq!(known.create, headpond::storage::Support::Honoured);
     let exposed = String::from_utf8(guarded.metrics.expose().unwrap()).unwrap();
     assert!(exposed.contains(r#"headpond_bucket_preconditions{kind="create"} 1"#), "{exposed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_object_of_the_probe_is_gone_afterwards_and_one_that_stayed_goes_with_the_next_try() {
+    let guarded = Guarded::start(1).await;
+    guarded.bucket.probe().await.unwrap();
+    let calls = guarded.fake.take_journal();
+    assert!(calls.iter().all(|call| call.path.contains("/probe/") && call.path == calls[0].path), "{calls:?}");
+    assert_eq!(calls.last().map(|call| call.method.as_str()), Some("DELETE"));
+    assert_eq!(guarded.fake.keys(), Vec::<String>::new());
+    guarded.fake.break_nth(calls.len(), Fault::SlowDown);
+    guarded.bucket.probe().await.expect_err("the object could not be removed");
+    assert!(guarded.fake.has_broken());
+    assert_eq!(guarded.fake.keys().len(), 1);
+    guarded.answered().await;
+    guarded.bucket.probe().await.unwrap();
+    assert_eq!(guarded.fake.keys(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_try_the_bucket_with_an_object_each() {
+    let fake = FakeBucket::start().await;
+    let replicas = [Bucket::new(fake.client().await), Bucket::new(fake.client().await)];
+    for found in futures::future::join_all(replicas.iter().map(Bucket::probe)).await {
+        let found = found.unwrap();
+        assert_eq!((found.create, found.update), (headpond::storage::Support::Honoured, headpond::storage::Support::Honoured));
+    }
+    let paths: std::collections::HashSet<_> = fake.take_journal().into_iter().map(|call| call.path).collect();
+    assert_eq!((paths.len(), fake.keys()), (2, Vec::new()));
 }

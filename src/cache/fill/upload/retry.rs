@@ -25,15 +25,17 @@ enum Tried {
 impl Uploads {
     /// Tries again, for as long as it runs, what the bucket did not take.
     pub async fn retry_pending(self) {
-        let mut pause = FIRST_RETRY;
+        let (mut pause, mut recoveries) = (FIRST_RETRY, self.shared.bucket.recoveries());
         loop {
+            // One that comes while this goes on ends the pause after it.
+            recoveries.forget_past();
             pause = if self.retry_all().await { FIRST_RETRY } else { (pause * 2).min(MAX_RETRY) };
             let pending = self.pending().await;
             let is_idle = pending.iter().all(|digest| self.shared.turns.is_taken(digest));
             if is_idle {
                 self.shared.retry.notified().await;
             }
-            let _ = tokio::time::timeout(pause, self.shared.bucket.answers_again()).await;
+            let _ = tokio::time::timeout(pause, recoveries.next()).await;
         }
     }
 
