@@ -52,7 +52,9 @@ pub enum UpstreamBuildError {
     #[error("the client certificate for the upstream, or its key, cannot be used: {0}")]
     ClientCertificate(String),
     /// This variable names no proxy. Its value may hold a password.
-    #[error("{0} is not the URL of a proxy: it is written http://host:port")]
+    #[error(
+        "{0} (or ALL_PROXY, in its place) names no proxy that can be used: it is written http://host:port, https://host:port, socks5://host:port, or socks5h://host:port where the proxy resolves names"
+    )]
     Proxy(&'static str),
     /// The HTTP client cannot be set up, e.g. for want of system certificates.
     #[error("the HTTP client cannot be set up: {0}")]
