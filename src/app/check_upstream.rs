@@ -10,7 +10,7 @@ use crate::config::{Prefix, Rule};
 use crate::oci::{Reference, RepositoryName};
 use crate::rules::{RuleTable, Target};
 use crate::telemetry::metrics::Metrics;
-use crate::upstream::{Aws, CredentialStores, Endpoint, Upstream};
+use crate::upstream::{Allowances, Aws, CredentialStores, Endpoint, Upstream};
 pub use crate::upstream::{CheckReport, Outcome, Sample, Step, StepName};
 
 /// Images that registries are known to have, and to show everybody.
@@ -49,7 +49,7 @@ pub async fn check_upstream(config: &Config, prefix: &str, image: Option<&str>) 
     let tried = image.or(known.map(|(_, image)| *image)).map(|image| sample(config, rule, image)).transpose()?;
     let metrics = Metrics::new()?;
     let stores = CredentialStores::new(Aws::default(), Clock::system(), metrics.credentials.clone());
-    let endpoint = Endpoint::new(upstream_settings(rule, &proxies::from_environment(), &config.limits)?, &stores, Clock::system())
+    let endpoint = Endpoint::new(upstream_settings(rule, &proxies::from_environment(), &config.limits)?, &stores, &Allowances::default(), Clock::system())
         .with_context(|| format!("the upstream of rule {prefix} cannot be used"))?;
     let upstream = Upstream::new(endpoint, metrics.for_rule(prefix));
     let report = upstream.check(tried.as_ref().map(|(_, sample)| sample)).await;

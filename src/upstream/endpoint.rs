@@ -13,7 +13,7 @@ use super::landings::Landings;
 use super::reach::Reach;
 use super::token::Tokens;
 use super::transport::Transport;
-use super::{CredentialStore, CredentialStores, SourceId, UpstreamSettings, address};
+use super::{Allowances, CredentialStore, CredentialStores, SourceId, UpstreamSettings, address};
 use crate::clock::Clock;
 
 /// Connections, tokens and circuit of one upstream under one credential.
@@ -62,11 +62,17 @@ pub enum UpstreamBuildError {
 }
 
 impl Endpoint {
-    /// Builds an endpoint, with a store of its credentials among `stores`; connects to nothing yet.
+    /// Builds an endpoint, with a store of its credentials among `stores`, and what upstream said to its
+    /// source among `allowances`; connects to nothing yet.
     ///
     /// # Errors
     /// When base, credential or certificates cannot be used.
-    pub fn new(settings: UpstreamSettings, stores: &CredentialStores, clock: Clock) -> Result<Arc<Self>, UpstreamBuildError> {
+    pub fn new(
+        settings: UpstreamSettings,
+        stores: &CredentialStores,
+        allowances: &Allowances,
+        clock: Clock,
+    ) -> Result<Arc<Self>, UpstreamBuildError> {
         let base = &settings.base;
         let is_plain = base.username().is_empty() && base.password().is_none() && base.query().is_none() && base.fragment().is_none();
         if !matches!(base.scheme(), "http" | "https") || !is_plain {
@@ -76,8 +82,10 @@ impl Endpoint {
         let transport = Arc::new(Transport::new(&settings, &reach)?);
         let credentials = settings.credential.as_ref().map(|source| stores.of(source)).transpose()?;
         let asker = credentials.as_ref().map(|credentials| credentials.source().identity());
+        let source = SourceId::new(base, asker.as_deref());
         Ok(Arc::new(Self {
-            source: SourceId::new(base, asker.as_deref()),
+            circuit: Circuit::new(address::host_and_port(base), &settings.limits, allowances.of(&source, &settings.limits), clock.clone()),
+            source,
             transport,
             reach,
             tokens: Tokens::new(settings.limits.max_tokens),
@@ -85,7 +93,6 @@ impl Endpoint {
             refuses_blob_heads: AtomicBool::new(false),
             credentials,
             landings: Landings::new(),
-            circuit: Arc::new(Circuit::new(address::host_and_port(base), &settings.limits, clock.clone())),
             clock,
             settings,
         }))

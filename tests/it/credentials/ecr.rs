@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use headpond::oci::{Reference, RepositoryName};
 use headpond::telemetry::metrics::Metrics;
-use headpond::upstream::{CredentialSource, CredentialStores, EcrTokens, Endpoint, Purpose, Upstream, UpstreamError};
+use headpond::upstream::{Allowances, CredentialSource, CredentialStores, EcrTokens, Endpoint, Purpose, Upstream, UpstreamError};
 use reqwest::StatusCode;
 
 use super::{before, fakes, pulls, refused, tag};
@@ -80,7 +80,7 @@ fn endpoint(fake: &FakeUpstream, stores: &CredentialStores, account: &str, regio
     let mut settings = settings(&fake.url());
     let tokens = EcrTokens { account: Some(account.to_owned()), region: region.to_owned(), role: role.map(str::to_owned) };
     settings.credential = Some(CredentialSource::Ecr(tokens));
-    Endpoint::new(settings, stores, fake.clock()).unwrap()
+    Endpoint::new(settings, stores, &Allowances::default(), fake.clock()).unwrap()
 }
 
 async fn head(endpoint: &Arc<Endpoint>, metrics: &Metrics) -> Result<(), UpstreamError> {

@@ -2,7 +2,7 @@
 
 use headpond::telemetry::metrics::Metrics;
 use headpond::upstream::{
-    Aws, ClientCertificate, CredentialStores, Endpoint, Purpose, Unavailability, UpstreamBuildError, UpstreamError, UpstreamSettings, Url,
+    Allowances, Aws, ClientCertificate, CredentialStores, Endpoint, Purpose, Unavailability, UpstreamBuildError, UpstreamError, UpstreamSettings, Url,
 };
 
 use super::{client, client_with, credential, drain, lie, name, reference, settings};
@@ -103,7 +103,7 @@ async fn settings_that_cannot_work_are_refused() {
         change(&mut settings);
         let clock = headpond::clock::Clock::system();
         let stores = CredentialStores::new(Aws::default(), clock.clone(), Metrics::new().unwrap().credentials.clone());
-        Endpoint::new(settings, &stores, clock).err().unwrap()
+        Endpoint::new(settings, &stores, &Allowances::default(), clock).err().unwrap()
     };
     for base in ["ftp://a", "https://user@a", "https://a?x=y", "https://a#x"] {
         let error = refused(&|settings| settings.base = Url::parse(base).unwrap());
