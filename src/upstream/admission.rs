@@ -123,8 +123,9 @@ impl Circuit {
         let name = &self.name;
         match after {
             CircuitState::Open if is_limited => {
-                let remaining = self.quota().map(|quota| quota.remaining);
-                tracing::warn!(upstream = %name, remaining, "upstream {name} takes no more requests and is left alone for a while");
+                let quota = self.quota();
+                let (remaining, counted_for) = (quota.as_ref().map(|quota| quota.remaining), quota.and_then(|quota| quota.source));
+                tracing::warn!(upstream = %name, remaining, counted_for, "upstream {name} takes no more requests and is left alone for a while");
             }
             CircuitState::Open => tracing::warn!(upstream = %name, "upstream {name} fails and is left alone for a while"),
             CircuitState::Suspect => tracing::debug!(upstream = %name, "upstream {name} failed or is slow"),
@@ -140,14 +141,17 @@ impl Circuit {
             return;
         }
         let Quota { limit, remaining, source, .. } = quota;
-        tracing::debug!(upstream = %self.name, limit, remaining, source, "upstream {} has {remaining} pulls left", self.name);
+        tracing::debug!(upstream = %self.name, limit, remaining, counted_for = source, "upstream {} has {remaining} pulls left", self.name);
         self.allowance.circuits().iter().for_each(|circuit| circuit.show(|metrics| metrics.quota(*limit, *remaining)));
     }
 
     /// Shows what is the case now, whoever has changed it.
     fn show_standing(&self) {
-        let state = self.look(|standing| standing.overall());
-        self.show(|metrics| metrics.circuit(state.gauge()));
+        let (state, held_until) = self.look(|standing| (standing.overall(), standing.held_until()));
+        self.show(|metrics| {
+            metrics.circuit(state.gauge());
+            metrics.held_until(held_until);
+        });
     }
 
     fn show(&self, show: impl Fn(&RuleMetrics)) {

@@ -221,9 +221,11 @@ async fn a_429_holds_off_all_rules_of_one_asker_and_no_other() {
         assert!(matches!(refused, Err(UpstreamError::TooManyRequests { retry_after: Some(_), .. })), "{refused:?}");
     }
     assert_eq!(fake.journal().len(), 1);
-    let shown = exposed(&metrics);
+    let (shown, until) = (exposed(&metrics), unix_seconds(&fake) + 600);
     for rule in 1..=4 {
         assert!(shown.contains(&format!("headpond_upstream_circuit_state{{rule=\"rule-{rule}\"}} 2\n")), "{rule}: {shown}");
+        let held = format!("headpond_upstream_held_until_timestamp_seconds{{requests=\"manifests\",rule=\"rule-{rule}\"}} {until}\n");
+        assert!(shown.contains(&held), "{rule}: {shown}");
     }
     head(&of_somebody, Purpose::Fetch).await.unwrap();
 
@@ -232,8 +234,15 @@ async fn a_429_holds_off_all_rules_of_one_asker_and_no_other() {
     head(&plain, Purpose::Fetch).await.unwrap();
     let shown = exposed(&metrics);
     for rule in 1..=5 {
-        assert!(shown.contains(&format!("headpond_upstream_circuit_state{{rule=\"rule-{rule}\"}} 0\n")), "{rule}: {shown}");
+        for what in ["circuit_state{", "held_until_timestamp_seconds{requests=\"manifests\","] {
+            let line = format!("headpond_upstream_{what}rule=\"rule-{rule}\"}} 0\n");
+            assert!(shown.contains(&line), "{rule}: {shown}");
+        }
     }
+}
+
+fn unix_seconds(fake: &FakeUpstream) -> u64 {
+    fake.clock().now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
 }
 
 #[tokio::test]
