@@ -53,6 +53,11 @@ pub enum UpstreamBuildError {
     ClientCertificate(String),
     /// This variable names no proxy. Its value may hold a password.
     #[error(
+    /// The proxy of the upstream is asked over TLS, with the same keys.
+    #[error(
+        "a client certificate would be shown to the proxy too, which is asked over TLS: name the proxy by http:// or socks5://, or the upstream in NO_PROXY"
+    )]
+    CertificateForProxy,
         "{0} (or ALL_PROXY, in its place) names no proxy that can be used: it is written http://host:port, https://host:port, socks5://host:port, or socks5h://host:port where the proxy resolves names"
     )]
     Proxy(&'static str),

@@ -46,6 +46,8 @@ impl Lanes {
         let builder = || {
             let builder = builder(settings, reach)?;
             Ok(match identity {
+                // What NO_PROXY names is not left to be read twice: no proxy may come to ask for the certificate.
+                Some(identity) if settings.proxies.of(&settings.base).is_none() => builder.no_proxy().identity(identity.clone()),
                 Some(identity) => builder.identity(identity.clone()),
                 None => builder,
             })
@@ -65,6 +67,10 @@ impl Transport {
         let away = Lanes::new(settings, reach, None)?;
         let home = match &settings.client_certificate {
             None => away.clone(),
+            // The HTTP client has one set of keys for a proxy and for what is behind it.
+            Some(_) if settings.proxies.of(&settings.base).is_some_and(|proxy| proxy.scheme() == "https") => {
+                return Err(UpstreamBuildError::CertificateForProxy);
+            }
             Some(certificate) => {
                 let identity = Identity::from_pem(certificate.pem.expose_secret().as_bytes());
                 let identity = identity.map_err(|error| UpstreamBuildError::ClientCertificate(reason(&error)))?;
