@@ -10,6 +10,7 @@ mod address;
 mod admission;
 mod allowance;
 mod blob;
+mod certificate_name;
 mod challenge;
 mod check;
 mod circuit;

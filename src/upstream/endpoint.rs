@@ -5,15 +5,17 @@ use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwapOption;
 use reqwest::Url;
+use secrecy::ExposeSecret;
 use thiserror::Error;
 
 use super::admission::Circuit;
 use super::challenge::Challenge;
 use super::landings::Landings;
 use super::reach::Reach;
+use super::source_id::Asker;
 use super::token::Tokens;
 use super::transport::Transport;
-use super::{Allowances, CredentialStore, CredentialStores, SourceId, UpstreamSettings, address};
+use super::{Allowances, ClientCertificate, CredentialStore, CredentialStores, SourceId, UpstreamSettings, address, certificate_name};
 use crate::clock::Clock;
 
 /// Connections, tokens and circuit of one upstream under one credential.
@@ -51,13 +53,13 @@ pub enum UpstreamBuildError {
     /// The client certificate or its key cannot be read.
     #[error("the client certificate for the upstream, or its key, cannot be used: {0}")]
     ClientCertificate(String),
-    /// This variable names no proxy. Its value may hold a password.
-    #[error(
     /// The proxy of the upstream is asked over TLS, with the same keys.
     #[error(
         "a client certificate would be shown to the proxy too, which is asked over TLS: name the proxy by http:// or socks5://, or the upstream in NO_PROXY"
     )]
     CertificateForProxy,
+    /// This variable names no proxy. Its value may hold a password.
+    #[error(
         "{0} (or ALL_PROXY, in its place) names no proxy that can be used: it is written http://host:port, https://host:port, socks5://host:port, or socks5h://host:port where the proxy resolves names"
     )]
     Proxy(&'static str),
@@ -86,8 +88,9 @@ impl Endpoint {
         let reach = Arc::new(Reach::new(&settings));
         let transport = Arc::new(Transport::new(&settings, &reach)?);
         let credentials = settings.credential.as_ref().map(|source| stores.of(source)).transpose()?;
-        let asker = credentials.as_ref().map(|credentials| credentials.source().identity());
-        let source = SourceId::new(base, asker.as_deref());
+        let login = credentials.as_ref().map(|credentials| credentials.source().identity());
+        let certificate = settings.client_certificate.as_ref().map(named_by).transpose()?;
+        let source = SourceId::new(base, Asker { login: login.as_deref(), certificate: certificate.as_deref() });
         Ok(Arc::new(Self {
             circuit: Circuit::new(address::host_and_port(base), &settings.limits, allowances.of(&source, &settings.limits), clock.clone()),
             source,
@@ -122,4 +125,10 @@ impl Endpoint {
         url.set_path(&format!("{base_path}/v2/{path}"));
         url
     }
+}
+
+/// Whom a certificate names.
+fn named_by(certificate: &ClientCertificate) -> Result<String, UpstreamBuildError> {
+    let unreadable = || UpstreamBuildError::ClientCertificate("there is no certificate in it that can be read".to_owned());
+    certificate_name::of_pem(certificate.pem.expose_secret().as_bytes()).ok_or_else(unreadable)
 }

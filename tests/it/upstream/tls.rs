@@ -73,6 +73,23 @@ async fn a_client_certificate_is_not_shown_to_a_proxy_that_is_asked_over_tls() {
     assert!(endpoint(|settings| settings.proxies.https = Some("https://proxy.corp:3128".to_owned())).is_ok(), "there is none to show");
 }
 
+#[tokio::test]
+async fn whom_a_client_certificate_names_is_part_of_the_source() {
+    let (one, other) = (FakeUpstream::start_for_known_clients().await, FakeUpstream::start_for_known_clients().await);
+    let source = |pem: Option<String>, username: Option<&str>| {
+        let endpoint = endpoint(|settings| {
+            settings.client_certificate = pem.and_then(certificate);
+            settings.credential = username.and_then(|username| credential(username, "password"));
+        });
+        endpoint.unwrap().source().to_string()
+    };
+    let with_it = source(Some(one.client_pem()), None);
+    assert_ne!(with_it, source(None, None), "what it was given with a certificate is not for those without");
+    assert_eq!(with_it, source(Some(other.client_pem()), None), "another certificate of the same name, by another authority");
+    assert_ne!(source(Some(one.client_pem()), Some("user")), source(None, Some("user")));
+    assert_eq!(source(None, None), "fbf9b98fdc8cb0f5", "of what is cached by now");
+}
+
 async fn with_image() -> FakeUpstream {
     let fake = FakeUpstream::start_tls().await;
     fake.put_image("x", "1", &[]);
