@@ -112,7 +112,7 @@ pub(super) fn upstream_settings(rule: &Rule, proxies: &Proxies, limits: &Limits)
 }
 
 /// A mirror is asked without credentials, so no realm may be given any.
-fn mirror_settings(
+pub(super) fn mirror_settings(
     mirror: &config::Mirror,
     rule: &Rule,
     proxies: &Proxies,
