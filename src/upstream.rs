@@ -1,14 +1,16 @@
 //! The client of other registries: authentication, redirects, time limits, and a circuit per
 //! upstream and credential.
 //!
-//! An [`Endpoint`] is what rules with equal settings share: connections, tokens, circuit. An
-//! [`Upstream`] is an endpoint as one rule uses it. Nothing is retried here but the one refresh of
+//! An [`Endpoint`] is what rules with equal settings share: connections, tokens, circuit. What a 429 said
+//! is shared by all endpoints of one source ([`Allowances`]). An [`Upstream`] is an endpoint as one rule uses it. Nothing is retried here but the one refresh of
 //! a rejected token or credential, nothing is stored, and a client's own credentials never come this far. This
 //! module alone names the HTTP client, and the SDK of the services of AWS that give credentials.
 
 mod address;
 mod admission;
+mod allowance;
 mod blob;
+mod certificate_name;
 mod challenge;
 mod check;
 mod circuit;
@@ -42,6 +44,7 @@ mod transport;
 
 pub use reqwest::Url;
 
+pub use self::allowance::Allowances;
 pub use self::blob::BlobStream;
 pub use self::check::{CheckReport, Outcome, Sample, Step, StepName};
 pub use self::circuit::{CircuitState, Purpose};

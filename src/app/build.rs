@@ -18,7 +18,7 @@ use crate::rules::RuleTable;
 use crate::storage::RoomLimits;
 use crate::telemetry::metrics::{Metrics, RuleMetrics};
 use crate::upstream::{
-    ClientCertificate, Credential, CredentialSource, CredentialStores, EcrTokens, Endpoint, Proxies, Replicas, Upstream,
+    Allowances, ClientCertificate, Credential, CredentialSource, CredentialStores, EcrTokens, Endpoint, Proxies, Replicas, Upstream,
     UpstreamBuildError, UpstreamLimits, UpstreamSettings, Url,
 };
 
@@ -30,14 +30,15 @@ const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 pub(super) struct Endpoints {
     clock: Clock,
     stores: CredentialStores,
+    allowances: Allowances,
     proxies: Proxies,
     replicas: Option<Replicas>,
     in_use: Vec<Arc<Endpoint>>,
 }
 
 impl Endpoints {
-    pub(super) const fn new(clock: Clock, stores: CredentialStores, proxies: Proxies, replicas: Option<Replicas>) -> Self {
-        Self { clock, stores, proxies, replicas, in_use: Vec::new() }
+    pub(super) fn new(clock: Clock, stores: CredentialStores, proxies: Proxies, replicas: Option<Replicas>) -> Self {
+        Self { clock, stores, allowances: Allowances::default(), proxies, replicas, in_use: Vec::new() }
     }
 
     /// Where the repositories of every rule come from, and the endpoints that takes.
@@ -69,7 +70,7 @@ impl Endpoints {
     /// The endpoint with these settings: one that is in use, or a new one, which is from now on.
     fn endpoint(&self, settings: UpstreamSettings, in_use: &mut Vec<Arc<Endpoint>>) -> Result<Arc<Endpoint>, UpstreamBuildError> {
         let known = in_use.iter().chain(&self.in_use).find(|endpoint| *endpoint.settings() == settings).cloned();
-        let endpoint = known.map_or_else(|| Endpoint::new(settings, &self.stores, self.clock.clone()), Ok)?;
+        let endpoint = known.map_or_else(|| Endpoint::new(settings, &self.stores, &self.allowances, self.clock.clone()), Ok)?;
         in_use.push(Arc::clone(&endpoint));
         Ok(endpoint)
     }
@@ -111,7 +112,12 @@ pub(super) fn upstream_settings(rule: &Rule, proxies: &Proxies, limits: &Limits)
 }
 
 /// A mirror is asked without credentials, so no realm may be given any.
-fn mirror_settings(mirror: &config::Mirror, rule: &Rule, proxies: &Proxies, limits: &Limits) -> anyhow::Result<UpstreamSettings> {
+pub(super) fn mirror_settings(
+    mirror: &config::Mirror,
+    rule: &Rule,
+    proxies: &Proxies,
+    limits: &Limits,
+) -> anyhow::Result<UpstreamSettings> {
     let text = mirror.upstream.to_string();
     let base = Url::parse(&text).with_context(|| format!("the mirror {text} is not a URL"))?;
     Ok(settings_of(base, ca_pem(mirror.ca.as_deref())?, rule, proxies, limits))

@@ -12,7 +12,7 @@ use crate::config::{Config, ConfigSource, Overrides};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit codes: 0 nothing failed; 1 a step failed, or it could not run. Getting at a blob takes up to two pulls of a quota."
+    after_help = "Exit codes: 0 nothing failed; 1 a step failed, or it could not run. Getting at a blob takes up to two pulls of a quota. Mirrors are tried too, without credentials."
 )]
 pub(super) struct CheckUpstream {
     /// The prefix of the rule, such as docker-hub.
@@ -60,17 +60,25 @@ impl CheckUpstream {
 
 fn steps(rule: &str, report: &CheckReport) -> String {
     let mut text = format!("{rule}: {}", report.upstream);
+    write_steps(&mut text, report);
+    for mirror in &report.mirrors {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "\nmirror of {rule}: {}", mirror.upstream);
+        write_steps(&mut text, mirror);
+    }
+    text
+}
+
+fn write_steps(text: &mut String, report: &CheckReport) {
     for step in &report.steps {
         let outcome = match step.outcome {
             Outcome::Ok => "ok",
             Outcome::Failed => "FAILED",
             Outcome::Skipped => "skipped",
         };
-        // Writing to a String cannot fail.
         let _ = write!(text, "\n  {outcome:7}  {:9}  {}", step.step.as_str(), step.seen);
         if let Some(hint) = step.hint {
             let _ = write!(text, "\n           hint: {hint}");
         }
     }
-    text
 }

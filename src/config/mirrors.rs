@@ -38,9 +38,9 @@ pub(super) fn validate(
     let mut mirrors: Vec<Mirror> = Vec::new();
     for (path, raw) in raw.entries(path).into_iter().take(MAX_MIRRORS) {
         let Some(mirror) = validate_one(raw, &path, directory, problems) else { continue };
-        if upstream == Some(&mirror.upstream) {
+        if upstream.is_some_and(|upstream| upstream.is_same(&mirror.upstream)) {
             problems.add(path, "is the upstream itself", "name another registry that has the same content");
-        } else if mirrors.iter().any(|earlier| earlier.upstream == mirror.upstream) {
+        } else if mirrors.iter().any(|earlier| earlier.upstream.is_same(&mirror.upstream)) {
             problems.add(path, format!("{} is named twice", mirror.upstream), "name each mirror once");
         } else {
             mirrors.push(mirror);

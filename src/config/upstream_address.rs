@@ -106,6 +106,13 @@ impl UpstreamAddress {
             Scheme::Https => 443,
         })
     }
+
+    /// Whether both are one place, however the port is written.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let place = |address: &Self| (address.scheme, address.port_or_default());
+        place(self) == place(other) && self.host == other.host && self.base_path == other.base_path
+    }
 }
 
 /// Splits `host[:port]`; the host in lower case. Also the grammar of `rules[].hosts`.

@@ -6,7 +6,11 @@ use thiserror::Error;
 
 use crate::cache::{CacheError, FillError, StaleReason};
 use crate::telemetry::metrics::CacheKind;
-use crate::upstream::UpstreamError;
+use crate::upstream::{Unavailability, UpstreamError};
+
+/// In place of what the source of a rule's credentials said, which may name accounts and roles; that is logged
+/// where it is read.
+const NO_CREDENTIALS: &str = "the credentials of this rule could not be obtained; the server's log says why";
 
 /// Why there is no answer. What each becomes on the wire is `http::error_response`'s table.
 #[derive(Clone, Debug, Error)]
@@ -37,10 +41,10 @@ pub enum RegistryError {
     },
     /// Upstream refused the rule's credentials.
     #[error(
-        "The authentication to the upstream registry failed. Verify that the credentials provided in the pull through cache rule are correct, and try again. ({detail})"
+        "The authentication to the upstream registry failed. Verify that the credentials provided in the pull through cache rule are correct, and try again. (The server's log says what was answered.)"
     )]
     UpstreamDenied {
-        /// What upstream said.
+        /// What upstream said. It may say who was refused, so it is for the log, and for other replicas.
         detail: String,
     },
     /// Upstream wants to be asked less, and nothing is cached.
@@ -115,6 +119,9 @@ impl RegistryError {
                 Self::unknown(kind, format!("it is private upstream, or not there, and the rule has no credentials ({detail})"))
             }
             UpstreamError::TooManyRequests { retry_after, detail } => Self::TooManyRequests { retry_after, detail },
+            UpstreamError::Unavailable { kind: Unavailability::Credentials, retry_after, .. } => {
+                Self::UpstreamUnavailable { retry_after, detail: NO_CREDENTIALS.to_owned() }
+            }
             UpstreamError::Unavailable { retry_after, detail, .. } => Self::UpstreamUnavailable { retry_after, detail },
             UpstreamError::Lied { detail } => Self::UpstreamInvalid { detail },
         }

@@ -149,8 +149,11 @@ pub(super) fn pulled<T>(origin: &Origin, kind: CacheKind, served: Result<Served<
             origin.metrics.requested(kind, result);
             let has_credentials = origin.upstream.as_ref().is_some_and(crate::upstream::Upstream::has_credential);
             let error = RegistryError::of(error, kind, has_credentials);
-            if matches!(error, RegistryError::UpstreamDenied { .. }) && result != CacheResult::Negative {
-                tracing::warn!(repository = %origin.repository, %error, "upstream refused the credentials of a rule");
+            if let RegistryError::UpstreamDenied { detail } = &error
+                && result != CacheResult::Negative
+            {
+                let (repository, rule) = (&origin.repository, origin.metrics.rule());
+                tracing::warn!(%repository, rule, error = %detail, "upstream refused the credentials of a rule");
             }
             Err(error)
         }

@@ -20,6 +20,7 @@ pub use upkeep::UpkeepMetrics;
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use definitions::Definitions;
 use prometheus::{Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
@@ -47,6 +48,7 @@ pub struct Families {
     upstream_requests: IntCounterVec,
     upstream_ttfb: HistogramVec,
     circuit_state: IntGaugeVec,
+    held_until: IntGaugeVec,
     quota_limit: IntGaugeVec,
     quota_remaining: IntGaugeVec,
     connections_waited_for: IntGaugeVec,
@@ -93,6 +95,8 @@ pub struct Families {
 
 /// Distribution's label `type`.
 const DISTRIBUTION_TYPES: [&str; 2] = ["manifest", "blob"];
+/// What a 429 holds off, the label `requests`: the first are manifests and lists.
+const HELD_OFF: [&str; 2] = ["manifests", "blobs"];
 
 impl Families {
     fn define(d: &mut Definitions) -> Option<Self> {
@@ -111,6 +115,10 @@ impl Families {
             upstream_ttfb: d.seconds("headpond_upstream_ttfb_seconds", "From request to response head of an upstream.", &["rule"])?,
             circuit_state: d
                 .register(IntGaugeVec::new(Opts::new("headpond_upstream_circuit_state", "0 well, 1 suspect, 2 open."), &["rule"]))?,
+            held_until: d.register(IntGaugeVec::new(
+                Opts::new("headpond_upstream_held_until_timestamp_seconds", "Until when a 429 of upstream holds; 0 where none does."),
+                &["rule", "requests"],
+            ))?,
             quota_limit: d.register(IntGaugeVec::new(
                 Opts::new("headpond_upstream_quota_limit", "Pulls in each window, as upstream tells."),
                 &["rule"],
@@ -230,6 +238,7 @@ impl Metrics {
             bytes_redirected: self.cache_bytes.with_label_values(&[rule, "redirected"]),
             upstream_ttfb: self.upstream_ttfb.with_label_values(&[rule]),
             circuit_state: self.circuit_state.with_label_values(&[rule]),
+            held_until: HELD_OFF.map(|requests| self.held_until.with_label_values(&[rule, requests])),
             distribution: DISTRIBUTION_TYPES.map(distribution),
             all: self.clone(),
         };
@@ -303,6 +312,8 @@ struct RuleCounters {
     bytes_redirected: IntCounter,
     upstream_ttfb: Histogram,
     circuit_state: IntGauge,
+    /// For manifests and for blobs.
+    held_until: [IntGauge; 2],
     /// Distribution's, for manifests and for blobs.
     distribution: [DistributionCounters; 2],
     all: Metrics,
@@ -385,6 +396,14 @@ impl RuleMetrics {
     /// Shows the circuit: 0 well, 1 suspect, 2 open.
     pub fn circuit(&self, state: i64) {
         self.counters.circuit_state.set(state);
+    }
+
+    /// Shows until when a 429 holds manifests and lists, and blobs.
+    pub fn held_until(&self, held_until: [Option<SystemTime>; 2]) {
+        for (gauge, until) in self.counters.held_until.iter().zip(held_until) {
+            let since_1970 = until.and_then(|until| until.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+            gauge.set(i64::try_from(since_1970.as_secs()).unwrap_or(i64::MAX));
+        }
     }
 
     /// Shows what upstream told of its pull limit. Before that there is nothing to see: 0 would be none left.

@@ -1,8 +1,10 @@
 //! The circuit as requests meet it: shared, shown in the metrics, and told of every outcome.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
-use super::circuit::{CircuitState, Failure};
+use super::allowance::SharedAllowance;
+use super::circuit::{CircuitState, Failure, Machine};
 use super::quota::Quota;
 use super::standing::{Intent, Refusal, Standing, Ticket};
 use super::{Unavailability, UpstreamError, UpstreamLimits};
@@ -13,34 +15,43 @@ use crate::telemetry::metrics::RuleMetrics;
 pub(super) struct Circuit {
     /// Host and port of the upstream, for messages.
     name: String,
-    standing: Mutex<Standing>,
+    health: Mutex<Machine>,
+    /// Shared with the other endpoints of the source.
+    allowance: Arc<SharedAllowance>,
+    quota_probe: Duration,
     /// The rules in whose metrics the state is shown.
     shown_in: Mutex<Vec<Weak<RuleMetrics>>>,
     clock: Clock,
 }
 
 impl Circuit {
-    pub(super) fn new(name: String, limits: &UpstreamLimits, clock: Clock) -> Self {
-        Self { name, standing: Mutex::new(Standing::new(limits)), shown_in: Mutex::default(), clock }
+    pub(super) fn new(name: String, limits: &UpstreamLimits, allowance: Arc<SharedAllowance>, clock: Clock) -> Arc<Self> {
+        let health = Mutex::new(Machine::new(limits));
+        let circuit = Arc::new(Self { name, health, allowance, quota_probe: limits.quota_probe, shown_in: Mutex::default(), clock });
+        circuit.allowance.share_with(&circuit);
+        circuit
     }
 
     pub(super) fn show_in(&self, metrics: &Arc<RuleMetrics>) {
-        metrics.circuit(self.standing().overall().gauge());
+        {
+            let mut shown_in = self.shown_in.lock().unwrap_or_else(PoisonError::into_inner);
+            shown_in.retain(|metrics| metrics.strong_count() > 0);
+            shown_in.push(Arc::downgrade(metrics));
+        }
+        self.show_standing();
         if let Some(quota) = self.quota() {
             metrics.quota(quota.limit, quota.remaining);
         }
-        let mut shown_in = self.shown_in.lock().unwrap_or_else(PoisonError::into_inner);
-        shown_in.retain(|metrics| metrics.strong_count() > 0);
-        shown_in.push(Arc::downgrade(metrics));
     }
 
     pub(super) fn of_manifests(&self) -> CircuitState {
-        self.standing().of_manifests()
+        self.look(|standing| standing.of_manifests())
     }
 
     /// What upstream told of its pull limit, while that counts.
     pub(super) fn quota(&self) -> Option<Quota> {
-        self.standing().quota(self.clock.now()).cloned()
+        let now = self.clock.now();
+        self.look(|standing| standing.quota(now).cloned())
     }
 
     /// Lets a request through, to be settled by what it got.
@@ -58,7 +69,8 @@ impl Circuit {
 
     /// What a request would be refused with now.
     pub(super) fn refusal(&self, intent: Intent) -> Option<UpstreamError> {
-        let refusal = self.standing().refusal(intent, self.clock.now())?;
+        let now = self.clock.now();
+        let refusal = self.look(|standing| standing.refusal(intent, now))?;
         Some(self.refused(&refusal))
     }
 
@@ -79,50 +91,67 @@ impl Circuit {
     }
 
     pub(super) fn slowed(&self) {
-        self.changing(Standing::slowed);
+        self.changing(|standing| standing.slowed());
     }
 
-    fn standing(&self) -> MutexGuard<'_, Standing> {
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Looks at the machines, or changes them, all at one moment.
+    fn look<T>(&self, look: impl FnOnce(&mut Standing<'_>) -> T) -> T {
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut allowance = self.allowance.lock();
+        look(&mut Standing { health: &mut health, allowance: &mut allowance, quota_probe: self.quota_probe })
     }
 
     /// Changes the standing, and tells of a change of the whole.
-    fn changing<T>(&self, change: impl FnOnce(&mut Standing) -> T) -> T {
-        let (before, outcome, after, is_limited) = {
-            let mut standing = self.standing();
-            let before = standing.overall();
-            let outcome = change(&mut standing);
-            (before, outcome, standing.overall(), standing.is_limited())
-        };
-        if before != after {
-            self.tell(before, after, is_limited);
+    fn changing<T>(&self, change: impl FnOnce(&mut Standing<'_>) -> T) -> T {
+        let whole = |standing: &Standing<'_>| (standing.overall(), standing.held_until());
+        let (before, outcome, after, is_limited) = self.look(|standing| {
+            let before = whole(standing);
+            let outcome = change(standing);
+            (before, outcome, whole(standing), standing.is_limited())
+        });
+        if before.0 != after.0 {
+            self.log(before.0, after.0, is_limited);
+            self.show_standing();
+        }
+        if before.1 != after.1 {
+            self.allowance.circuits().iter().for_each(|circuit| circuit.show_standing());
         }
         outcome
     }
 
-    fn tell(&self, before: CircuitState, after: CircuitState, is_limited: bool) {
+    fn log(&self, before: CircuitState, after: CircuitState, is_limited: bool) {
         let name = &self.name;
         match after {
             CircuitState::Open if is_limited => {
-                let remaining = self.quota().map(|quota| quota.remaining);
-                tracing::warn!(upstream = %name, remaining, "upstream {name} takes no more requests and is left alone for a while");
+                let quota = self.quota();
+                let (remaining, counted_for) = (quota.as_ref().map(|quota| quota.remaining), quota.and_then(|quota| quota.source));
+                tracing::warn!(upstream = %name, remaining, counted_for, "upstream {name} takes no more requests and is left alone for a while");
             }
             CircuitState::Open => tracing::warn!(upstream = %name, "upstream {name} fails and is left alone for a while"),
             CircuitState::Suspect => tracing::debug!(upstream = %name, "upstream {name} failed or is slow"),
             CircuitState::Well if before == CircuitState::Open => tracing::info!(upstream = %name, "upstream {name} answers again"),
             CircuitState::Well => tracing::debug!(upstream = %name, "upstream {name} answers"),
         }
-        self.show(|metrics| metrics.circuit(after.gauge()));
     }
 
     /// Enters what upstream told of its pull limit.
     fn told(&self, quota: &Quota) {
-        if !self.standing().told(quota, self.clock.now()) {
+        let now = self.clock.now();
+        if !self.look(|standing| standing.told(quota, now)) {
             return;
         }
         let Quota { limit, remaining, source, .. } = quota;
-        tracing::debug!(upstream = %self.name, limit, remaining, source, "upstream {} has {remaining} pulls left", self.name);
-        self.show(|metrics| metrics.quota(*limit, *remaining));
+        tracing::debug!(upstream = %self.name, limit, remaining, counted_for = source, "upstream {} has {remaining} pulls left", self.name);
+        self.allowance.circuits().iter().for_each(|circuit| circuit.show(|metrics| metrics.quota(*limit, *remaining)));
+    }
+
+    /// Shows what is the case now, whoever has changed it.
+    fn show_standing(&self) {
+        let (state, held_until) = self.look(|standing| (standing.overall(), standing.held_until()));
+        self.show(|metrics| {
+            metrics.circuit(state.gauge());
+            metrics.held_until(held_until);
+        });
     }
 
     fn show(&self, show: impl Fn(&RuleMetrics)) {

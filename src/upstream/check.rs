@@ -38,7 +38,8 @@ impl Upstream {
     ///
     /// Getting at a blob takes up to two pulls of a quota.
     pub async fn check(&self, sample: Option<&Sample>) -> CheckReport {
-        let mut report = CheckReport { upstream: address::shown_base(&self.endpoint.settings.base), steps: Vec::new() };
+        let mut report =
+            CheckReport { upstream: address::shown_base(&self.endpoint.settings.base), steps: Vec::new(), mirrors: Vec::new() };
         // What ends it is the last step of the report.
         let _ = self.check_steps(sample, &mut report).await;
         report
@@ -79,7 +80,7 @@ impl Upstream {
                 let shown: Vec<String> = addresses.map(|address| address.ip().to_string()).take(MAX_SHOWN_ADDRESSES).collect();
                 Step::ok(StepName::Name, format!("{host} is {}", shown.join(", ")))
             }
-            Ok(Err(error)) if has_proxy() => {
+            Ok(Err(error)) if self.endpoint.settings.proxies.of(base).is_some() => {
                 Step::ok(StepName::Name, format!("{host} is not found here ({error}), but the proxy may know it"))
             }
             Ok(Err(error)) => Step::failed(StepName::Name, format!("{host} is not found: {error}"), hints::NAME),
@@ -207,9 +208,4 @@ impl Upstream {
             Step::ok(StepName::Quota, seen)
         });
     }
-}
-
-/// Whether the environment names a proxy, which looks names up by itself.
-fn has_proxy() -> bool {
-    ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"].iter().any(|name| std::env::var_os(name).is_some())
 }

@@ -5,15 +5,17 @@ use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwapOption;
 use reqwest::Url;
+use secrecy::ExposeSecret;
 use thiserror::Error;
 
 use super::admission::Circuit;
 use super::challenge::Challenge;
 use super::landings::Landings;
 use super::reach::Reach;
+use super::source_id::Asker;
 use super::token::Tokens;
 use super::transport::Transport;
-use super::{CredentialStore, CredentialStores, SourceId, UpstreamSettings, address};
+use super::{Allowances, ClientCertificate, CredentialStore, CredentialStores, SourceId, UpstreamSettings, address, certificate_name};
 use crate::clock::Clock;
 
 /// Connections, tokens and circuit of one upstream under one credential.
@@ -51,8 +53,15 @@ pub enum UpstreamBuildError {
     /// The client certificate or its key cannot be read.
     #[error("the client certificate for the upstream, or its key, cannot be used: {0}")]
     ClientCertificate(String),
+    /// The proxy of the upstream is asked over TLS, with the same keys.
+    #[error(
+        "a client certificate would be shown to the proxy too, which is asked over TLS: name the proxy by http:// or socks5://, or the upstream in NO_PROXY"
+    )]
+    CertificateForProxy,
     /// This variable names no proxy. Its value may hold a password.
-    #[error("{0} is not the URL of a proxy: it is written http://host:port")]
+    #[error(
+        "{0} (or ALL_PROXY, in its place) names no proxy that can be used: it is written http://host:port, https://host:port, socks5://host:port, or socks5h://host:port where the proxy resolves names"
+    )]
     Proxy(&'static str),
     /// The HTTP client cannot be set up, e.g. for want of system certificates.
     #[error("the HTTP client cannot be set up: {0}")]
@@ -60,11 +69,17 @@ pub enum UpstreamBuildError {
 }
 
 impl Endpoint {
-    /// Builds an endpoint, with a store of its credentials among `stores`; connects to nothing yet.
+    /// Builds an endpoint, with a store of its credentials among `stores`, and what upstream said to its
+    /// source among `allowances`; connects to nothing yet.
     ///
     /// # Errors
     /// When base, credential or certificates cannot be used.
-    pub fn new(settings: UpstreamSettings, stores: &CredentialStores, clock: Clock) -> Result<Arc<Self>, UpstreamBuildError> {
+    pub fn new(
+        settings: UpstreamSettings,
+        stores: &CredentialStores,
+        allowances: &Allowances,
+        clock: Clock,
+    ) -> Result<Arc<Self>, UpstreamBuildError> {
         let base = &settings.base;
         let is_plain = base.username().is_empty() && base.password().is_none() && base.query().is_none() && base.fragment().is_none();
         if !matches!(base.scheme(), "http" | "https") || !is_plain {
@@ -73,9 +88,12 @@ impl Endpoint {
         let reach = Arc::new(Reach::new(&settings));
         let transport = Arc::new(Transport::new(&settings, &reach)?);
         let credentials = settings.credential.as_ref().map(|source| stores.of(source)).transpose()?;
-        let asker = credentials.as_ref().map(|credentials| credentials.source().identity());
+        let login = credentials.as_ref().map(|credentials| credentials.source().identity());
+        let certificate = settings.client_certificate.as_ref().map(named_by).transpose()?;
+        let source = SourceId::new(base, Asker { login: login.as_deref(), certificate: certificate.as_deref() });
         Ok(Arc::new(Self {
-            source: SourceId::new(base, asker.as_deref()),
+            circuit: Circuit::new(address::host_and_port(base), &settings.limits, allowances.of(&source, &settings.limits), clock.clone()),
+            source,
             transport,
             reach,
             tokens: Tokens::new(settings.limits.max_tokens),
@@ -83,7 +101,6 @@ impl Endpoint {
             refuses_blob_heads: AtomicBool::new(false),
             credentials,
             landings: Landings::new(),
-            circuit: Arc::new(Circuit::new(address::host_and_port(base), &settings.limits, clock.clone())),
             clock,
             settings,
         }))
@@ -108,4 +125,10 @@ impl Endpoint {
         url.set_path(&format!("{base_path}/v2/{path}"));
         url
     }
+}
+
+/// Whom a certificate names.
+fn named_by(certificate: &ClientCertificate) -> Result<String, UpstreamBuildError> {
+    let unreadable = || UpstreamBuildError::ClientCertificate("there is no certificate in it that can be read".to_owned());
+    certificate_name::of_pem(certificate.pem.expose_secret().as_bytes()).ok_or_else(unreadable)
 }

@@ -45,6 +45,10 @@ impl PrivateAddress {
         Self { what: format!("{address} is a private address"), host: address.to_string() }
     }
 
+    fn proxy(host: &str) -> Self {
+        Self { what: format!("{host} is the proxy"), host: host.to_owned() }
+    }
+
     fn of(host: &str, address: IpAddr) -> Self {
         Self { what: format!("{host} is at the private address {address}"), host: host.to_owned() }
     }
@@ -55,24 +59,35 @@ impl PrivateAddress {
 pub(super) struct Reach {
     hosts: Vec<String>,
     networks: Vec<IpNet>,
+    /// Hosts that are connected to on the way, and to which no URL may lead.
+    proxies: Vec<String>,
 }
 
 impl Reach {
     pub(super) fn new(settings: &UpstreamSettings) -> Self {
         let realms = settings.realms.iter().map(|realm| without_port(realm));
-        let proxies = settings.proxies.hosts();
         let named = settings.base.host_str().into_iter().chain(realms).chain(settings.private_hosts.iter().map(String::as_str));
-        let hosts = named.map(str::to_owned).chain(proxies).map(|host| bare(&host).to_ascii_lowercase()).collect();
-        Self { hosts, networks: settings.private_networks.clone() }
+        let proxies = settings.proxies.hosts();
+        Self {
+            hosts: named.map(normal).collect(),
+            networks: settings.private_networks.clone(),
+            proxies: proxies.iter().map(String::as_str).map(normal).collect(),
+        }
     }
 
-    /// Checks a host that is written as an address.
+    /// Checks a host that is written as an address, or is the proxy's own: what listens there takes
+    /// this machine's word for more than a registry's.
     pub(super) fn check(&self, url: &Url) -> Result<(), PrivateAddress> {
         let host = bare(url.host_str().unwrap_or_default());
-        let refused = match host.parse::<IpAddr>() {
-            Ok(address) if !self.allows(host, address) => PrivateAddress::literal(address.to_canonical()),
+        let address = host.parse::<IpAddr>();
+        let is_named = self.names(host) || address.as_ref().is_ok_and(|address| self.has_network_of(*address));
+        if self.is_proxy(host) && !is_named {
+            return Err(PrivateAddress::proxy(host));
+        }
+        let refused = match address {
+            Ok(address) if is_private(address.to_canonical()) && !is_named => PrivateAddress::literal(address.to_canonical()),
             // RFC 6761 §6.3; a proxy may not know.
-            Err(_) if is_localhost(host) && !self.allows(host, Ipv4Addr::LOCALHOST.into()) => {
+            Err(_) if is_localhost(host) && !is_named && !self.has_network_of(Ipv4Addr::LOCALHOST.into()) => {
                 PrivateAddress::of(host, Ipv4Addr::LOCALHOST.into())
             }
             Ok(_) | Err(_) => return Ok(()),
@@ -90,11 +105,21 @@ impl Reach {
         }
     }
 
+    /// Whether a host may be connected to at an address. A proxy may: what leads to it is refused before.
     fn allows(&self, host: &str, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        !is_private(address)
-            || self.hosts.iter().any(|named| named.eq_ignore_ascii_case(host.trim_end_matches('.')))
-            || self.networks.iter().any(|network| network.contains(&address))
+        !is_private(address.to_canonical()) || self.names(host) || self.is_proxy(host) || self.has_network_of(address)
+    }
+
+    fn names(&self, host: &str) -> bool {
+        self.hosts.contains(&normal(host))
+    }
+
+    fn is_proxy(&self, host: &str) -> bool {
+        self.proxies.contains(&normal(host))
+    }
+
+    fn has_network_of(&self, address: IpAddr) -> bool {
+        self.networks.iter().any(|network| network.contains(&address.to_canonical()))
     }
 }
 
@@ -119,6 +144,11 @@ fn without_port(authority: &str) -> &str {
         Some((host, port)) if !port.contains(']') && port.bytes().all(|byte| byte.is_ascii_digit()) => host,
         Some(_) | None => authority,
     }
+}
+
+/// A host as it is compared.
+fn normal(host: &str) -> String {
+    bare(host).trim_end_matches('.').to_ascii_lowercase()
 }
 
 /// An IPv6 address without its brackets.

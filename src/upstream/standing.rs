@@ -3,9 +3,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::UpstreamLimits;
+use super::allowance::Allowance;
 use super::circuit::{self, Asking, CircuitState, Failure, Machine, Purpose};
-use super::quota::{Quota, QuotaBook};
+use super::quota::Quota;
 use super::throttle::{self, Limited, Throttle};
 
 /// What a request asks for, why, and how many pulls its rule leaves to others.
@@ -38,29 +38,17 @@ impl Ticket {
     }
 }
 
-/// The machines of one upstream.
-pub(super) struct Standing {
-    /// Whether it answers.
-    health: Machine,
-    /// Whether it takes more requests of manifests and lists.
-    manifests: Throttle,
-    /// Whether it takes more requests of blobs.
-    blobs: Throttle,
-    quota: QuotaBook,
-    quota_probe: Duration,
+/// The machines that let a request through or not, each while it is locked.
+pub(super) struct Standing<'a> {
+    /// Whether upstream answers this endpoint.
+    pub(super) health: &'a mut Machine,
+    /// Whether it takes more requests of this source.
+    pub(super) allowance: &'a mut Allowance,
+    /// How often, at most, it is asked what is left of a quota.
+    pub(super) quota_probe: Duration,
 }
 
-impl Standing {
-    pub(super) fn new(limits: &UpstreamLimits) -> Self {
-        Self {
-            health: Machine::new(limits),
-            manifests: Throttle::new(limits),
-            blobs: Throttle::new(limits),
-            quota: QuotaBook::default(),
-            quota_probe: limits.quota_probe,
-        }
-    }
-
+impl Standing<'_> {
     /// As far as all kinds of requests go.
     pub(super) fn overall(&self) -> CircuitState {
         if self.is_limited() { CircuitState::Open } else { self.health.state() }
@@ -68,29 +56,34 @@ impl Standing {
 
     /// As far as manifests and lists go.
     pub(super) fn of_manifests(&self) -> CircuitState {
-        if self.manifests.holds() { CircuitState::Open } else { self.health.state() }
+        if self.allowance.manifests.holds() { CircuitState::Open } else { self.health.state() }
     }
 
     /// Whether it said lately that it takes no more requests of some kind.
     pub(super) fn is_limited(&self) -> bool {
-        self.manifests.holds() || self.blobs.holds()
+        self.allowance.is_limited()
+    }
+
+    /// Until when manifests and blobs are held off.
+    pub(super) fn held_until(&self) -> [Option<SystemTime>; 2] {
+        self.allowance.held_until()
     }
 
     /// What was told of its pull limit, while that counts.
     pub(super) fn quota(&self, now: SystemTime) -> Option<&Quota> {
-        self.quota.current(now)
+        self.allowance.quota.current(now)
     }
 
     /// Enters what was told. True if it is news.
     pub(super) fn told(&mut self, quota: &Quota, now: SystemTime) -> bool {
-        self.quota.enter(quota, now)
+        self.allowance.quota.enter(quota, now)
     }
 
     /// Why a request would not be let through now.
     pub(super) fn refusal(&self, intent: Intent, now: SystemTime) -> Option<Refusal> {
         let throttle = match intent.asking {
-            Asking::Manifest | Asking::ManifestHead | Asking::List => &self.manifests,
-            Asking::Blob => &self.blobs,
+            Asking::Manifest | Asking::ManifestHead | Asking::List => &self.allowance.manifests,
+            Asking::Blob => &self.allowance.blobs,
         };
         if let Some(retry_after) = throttle.refusal(now) {
             return Some(Refusal::Limited(retry_after));
@@ -98,9 +91,9 @@ impl Standing {
         if let Some(retry_after) = self.health.refusal(intent.purpose, now) {
             return Some(Refusal::Failed(retry_after));
         }
-        let saved_for = self.quota.saved_for(intent.quota_floor, now).filter(|_| intent.purpose == Purpose::Revalidate)?;
+        let saved_for = self.allowance.quota.saved_for(intent.quota_floor, now).filter(|_| intent.purpose == Purpose::Revalidate)?;
         match intent.asking {
-            Asking::ManifestHead => self.quota.known_for(self.quota_probe, now).map(|known| Refusal::Saved(known.min(saved_for))),
+            Asking::ManifestHead => self.allowance.quota.known_for(self.quota_probe, now).map(|known| Refusal::Saved(known.min(saved_for))),
             Asking::Manifest | Asking::List => Some(Refusal::Saved(saved_for)),
             Asking::Blob => None,
         }
@@ -112,8 +105,8 @@ impl Standing {
             return Err(refusal);
         }
         let health = self.health.admit(intent.purpose, now).map_err(Refusal::Failed)?;
-        if intent.asking == Asking::ManifestHead && self.quota.saved_for(intent.quota_floor, now).is_some() {
-            self.quota.looks(now);
+        if intent.asking == Asking::ManifestHead && self.allowance.quota.saved_for(intent.quota_floor, now).is_some() {
+            self.allowance.quota.looks(now);
         }
         Ok(Ticket { asking: intent.asking, health, throttle: self.throttle(intent.asking).admit(now) })
     }
@@ -126,7 +119,7 @@ impl Standing {
 
     /// It was answered with a 429: so it is well.
     pub(super) fn limited(&mut self, ticket: Ticket, retry_after: Option<Duration>, now: SystemTime) {
-        let used_up_for = self.quota.used_up_for(now).filter(|_| ticket.asking != Asking::Blob);
+        let used_up_for = self.allowance.quota.used_up_for(now).filter(|_| ticket.asking != Asking::Blob);
         self.health.answered(ticket.health);
         self.throttle(ticket.asking).limited(ticket.throttle, Limited { retry_after, used_up_for }, now);
     }
@@ -150,8 +143,8 @@ impl Standing {
 
     const fn throttle(&mut self, asking: Asking) -> &mut Throttle {
         match asking {
-            Asking::Manifest | Asking::ManifestHead | Asking::List => &mut self.manifests,
-            Asking::Blob => &mut self.blobs,
+            Asking::Manifest | Asking::ManifestHead | Asking::List => &mut self.allowance.manifests,
+            Asking::Blob => &mut self.allowance.blobs,
         }
     }
 }

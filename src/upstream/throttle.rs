@@ -68,6 +68,11 @@ impl Throttle {
         self.hold.is_some()
     }
 
+    /// When upstream is believed to take requests again. May be in the past: it has not been asked since.
+    pub(super) fn held_until(&self) -> Option<SystemTime> {
+        self.hold.and_then(|hold| hold.whole.since.checked_add(hold.whole.lasts))
+    }
+
     /// When to come again with a request that would not be let through now.
     pub(super) fn refusal(&self, now: SystemTime) -> Option<Duration> {
         let hold = self.hold?;

@@ -10,6 +10,7 @@ use reqwest::{Certificate, Client, ClientBuilder, Identity, Method, Request, Res
 use secrecy::ExposeSecret;
 use tokio::time::timeout;
 
+use super::proxies::is_loopback;
 use super::reach::{CheckedNames, PrivateAddress, Reach};
 use super::{Unavailability, UpstreamBuildError, UpstreamError, UpstreamLimits, UpstreamSettings, address};
 
@@ -45,6 +46,8 @@ impl Lanes {
         let builder = || {
             let builder = builder(settings, reach)?;
             Ok(match identity {
+                // What NO_PROXY names is not left to be read twice: no proxy may come to ask for the certificate.
+                Some(identity) if settings.proxies.of(&settings.base).is_none() => builder.no_proxy().identity(identity.clone()),
                 Some(identity) => builder.identity(identity.clone()),
                 None => builder,
             })
@@ -64,6 +67,10 @@ impl Transport {
         let away = Lanes::new(settings, reach, None)?;
         let home = match &settings.client_certificate {
             None => away.clone(),
+            // The HTTP client has one set of keys for a proxy and for what is behind it.
+            Some(_) if settings.proxies.of(&settings.base).is_some_and(|proxy| proxy.scheme() == "https") => {
+                return Err(UpstreamBuildError::CertificateForProxy);
+            }
             Some(certificate) => {
                 let identity = Identity::from_pem(certificate.pem.expose_secret().as_bytes());
                 let identity = identity.map_err(|error| UpstreamBuildError::ClientCertificate(reason(&error)))?;
@@ -123,9 +130,7 @@ fn builder(settings: &UpstreamSettings, reach: &Arc<Reach>) -> Result<ClientBuil
         builder = builder.tls_certs_merge(certificates);
     }
     builder = builder.no_proxy();
-    // No proxy knows this machine's loopback.
-    let is_loopback = settings.base.host_str().is_some_and(|host| host == "localhost" || host == "[::1]" || host.starts_with("127."));
-    let proxies = if is_loopback { Vec::new() } else { settings.proxies.build()? };
+    let proxies = if settings.base.host_str().is_some_and(is_loopback) { Vec::new() } else { settings.proxies.build()? };
     Ok(proxies.into_iter().fold(builder, ClientBuilder::proxy))
 }
 
@@ -177,12 +182,16 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let url = Url::parse(&format!("http://localhost:{}/x?signature=secret", listener.local_addr().unwrap().port())).unwrap();
-        let settings = UpstreamSettings::of(Url::parse("https://registry.example").unwrap());
-        let transport = Transport::new(&settings, &Arc::new(Reach::new(&settings))).unwrap();
-        for lane in [Lane::Small, Lane::Blobs] {
-            let error = transport.send(lane, Method::GET, &url, HeaderMap::new()).await.unwrap_err();
-            let UpstreamError::Lied { detail } = error else { panic!("{error}") };
-            assert!(detail.contains("localhost is at") && detail.contains("`private_hosts`") && !detail.contains("secret"), "{detail}");
+        let mut settings = UpstreamSettings::of(Url::parse("https://registry.example").unwrap());
+        // A proxy that leaves names to be resolved here changes nothing.
+        for proxy in [None, Some(format!("socks5://127.0.0.1:{}", listener.local_addr().unwrap().port()))] {
+            settings.proxies.http = proxy;
+            let transport = Transport::new(&settings, &Arc::new(Reach::new(&settings))).unwrap();
+            for lane in [Lane::Small, Lane::Blobs] {
+                let error = transport.send(lane, Method::GET, &url, HeaderMap::new()).await.unwrap_err();
+                let UpstreamError::Lied { detail } = error else { panic!("{error}") };
+                assert!(detail.contains("localhost is at") && detail.contains("`private_hosts`") && !detail.contains("secret"), "{detail}");
+            }
         }
         assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "something connected");
     }

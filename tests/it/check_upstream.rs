@@ -4,8 +4,11 @@ use std::process::{Command, Output};
 
 use headpond::app::check_upstream::{CheckReport, Outcome, StepName, check_upstream};
 use headpond::config::Config;
+use headpond::telemetry::metrics::Metrics;
+use headpond::upstream::{Allowances, Aws, Endpoint, Proxies, Upstream};
 
 use crate::fake_upstream::{FakeUpstream, Fault, On, pseudo_random};
+use crate::upstream::{settings, stores};
 
 const IMAGE: Option<&str> = Some("library/x:1");
 
@@ -85,6 +88,53 @@ async fn closed_port_is_said_at_the_connection() {
     let fake = registry().await;
     fake.stop().await;
     fails_at(&check(&fake.url(), "", IMAGE).await, StepName::Connect, "cannot be connected to", "nothing listens there");
+}
+
+#[tokio::test]
+async fn mirrors_are_tried_too_by_their_own_names_and_without_credentials() {
+    let (fake, good, bad) = (registry().await, FakeUpstream::start().await, FakeUpstream::start().await);
+    good.put_image("hub/library/x", "1", &[pseudo_random(1, 1000)]);
+    bad.put_image("library/x", "1", &[]);
+    bad.require_basic("user", "hunter2");
+    fake.require_bearer_of("user", "hunter2");
+    let mirrors = |urls: String| format!("credentials: {{username: user, password: 'file:password'}}\n    mirrors: [{urls}]");
+    let named = format!("{{upstream: '{}', upstream_prefix: hub}}", good.url());
+    let report = check(&fake.url(), &mirrors(named.clone()), IMAGE).await;
+    assert!(report.is_ok() && report.mirrors.len() == 1, "{report:#?}");
+    assert_eq!((report.mirrors[0].upstream.clone(), report.mirrors[0].steps.len()), (good.url(), 7));
+    assert!(good.journal().iter().all(|exchange| exchange.authorization.is_none()));
+
+    let report = check(&fake.url(), &mirrors(format!("{named}, '{}'", bad.url())), IMAGE).await;
+    assert!(!report.is_ok() && report.steps.iter().all(|step| step.outcome == Outcome::Ok), "{report:#?}");
+    fails_at(&report.mirrors[1], StepName::Challenge, "user name and password", "`credentials`");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn command_names_the_mirror_that_fails() {
+    let (fake, mirror) = (registry().await, FakeUpstream::start().await);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("headpond.yaml");
+    std::fs::write(&file, configuration(&fake.url(), &format!("mirrors: '{}'", mirror.url()))).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_headpond"));
+    command.args(["check-upstream", "up", "library/x:1", "--config"]).arg(&file).env_remove("HEADPOND_CONFIG");
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stdout}");
+    let (upstream, mirrored) = stdout.split_once(&format!("\nmirror of up: {}\n", mirror.url())).unwrap();
+    assert!(!upstream.contains("FAILED") && mirrored.contains("FAILED   manifest"), "{stdout}");
+}
+
+#[tokio::test]
+async fn a_name_that_is_not_found_here_may_be_known_to_the_proxy_that_the_rule_goes_through() {
+    let fake = FakeUpstream::start().await;
+    for (no_proxy, outcome) in [(None, Outcome::Ok), (Some(".invalid"), Outcome::Failed)] {
+        let mut settings = settings("https://registry.invalid");
+        settings.proxies = Proxies { http: None, https: Some("http://127.0.0.1:9".to_owned()), no_proxy: no_proxy.map(str::to_owned) };
+        let metrics = Metrics::new().unwrap();
+        let endpoint = Endpoint::new(settings, &stores(&fake, Aws::default(), &metrics), &Allowances::default(), fake.clock()).unwrap();
+        let report = Upstream::new(endpoint, metrics.for_rule("up")).check(None).await;
+        assert_eq!((report.steps[0].step, report.steps[0].outcome), (StepName::Name, outcome), "{report:#?}");
+    }
 }
 
 #[tokio::test]

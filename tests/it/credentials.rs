@@ -5,8 +5,12 @@ mod given;
 mod process;
 mod secrets_manager;
 
+use std::io;
+use std::sync::{Arc, Mutex};
+
 use headpond::app::World;
 use reqwest::StatusCode;
+use tracing::subscriber::DefaultGuard;
 
 use crate::fake_aws::FakeAws;
 use crate::fake_upstream::FakeUpstream;
@@ -48,4 +52,48 @@ async fn pulls(server: &Headpond, number: usize) {
 /// How many requests the upstream refused.
 fn refused(fake: &FakeUpstream) -> usize {
     fake.journal().iter().filter(|exchange| [401, 403].contains(&exchange.status)).count()
+}
+
+/// What is logged by this thread. Not below `info`: there the AWS SDK writes whole answers, which the real log leaves out.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// Of a test with one thread; ends with the guard.
+    fn begin() -> (Self, DefaultGuard) {
+        let log = Self::default();
+        let writer = log.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_ansi(false).with_writer(move || writer.clone());
+        let guard = tracing::subscriber::set_default(subscriber.finish());
+        (log, guard)
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
+    /// The warnings that credentials cannot be read.
+    fn warnings(&self) -> Vec<String> {
+        let is_one = |line: &&str| line.contains(" WARN ") && line.contains("cannot read the credentials of an upstream");
+        self.text().lines().filter(is_one).map(str::to_owned).collect()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The client is told that there are no credentials, and nothing of whose, or why.
+fn tells_no_more_than_that(answer: &crate::headpond::Answer) {
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{answer:?}");
+    let told = "the upstream registry gives no answer, and this is not cached: the credentials of this rule could not be obtained; the server's log says why";
+    assert_eq!(answer.message(), told);
 }

@@ -48,6 +48,62 @@ impl Proxy {
     }
 }
 
+/// A SOCKS proxy (RFC 1928) that asks for no name, and the address types and hosts that it was asked for.
+async fn socks_before(fake: &FakeUpstream) -> (u16, Arc<Mutex<Vec<(u8, String)>>>, AbortOnDropHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, asked, target) = (listener.local_addr().unwrap().port(), Arc::<Mutex<Vec<_>>>::default(), fake.host());
+    let seen = Arc::clone(&asked);
+    let accepting = tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let (target, seen) = (target.clone(), Arc::clone(&seen));
+            tokio::spawn(async move {
+                let mut methods = vec![0; 2];
+                client.read_exact(&mut methods).await.unwrap();
+                methods.resize(usize::from(methods[1]), 0);
+                client.read_exact(&mut methods).await.unwrap();
+                client.write_all(&[5, 0]).await.unwrap();
+                let mut request = [0; 4];
+                client.read_exact(&mut request).await.unwrap();
+                let length = if request[3] == 3 { usize::from(client.read_u8().await.unwrap()) } else { 4 };
+                let mut address = vec![0; length + 2];
+                client.read_exact(&mut address).await.unwrap();
+                seen.lock().unwrap().push((request[3], String::from_utf8_lossy(&address[..length]).into_owned()));
+                client.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).await.unwrap();
+                let mut upstream = TcpStream::connect(target).await.unwrap();
+                let _ = copy_bidirectional(&mut client, &mut upstream).await;
+            });
+        }
+    });
+    (port, asked, AbortOnDropHandle::new(accepting))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socks_proxy_that_resolves_names_is_gone_through_end_to_end() {
+    let fake = FakeUpstream::start_tls().await;
+    let image = fake.put_image("library/x", "1", &["layer".into()]);
+    let (port, asked, _accepting) = socks_before(&fake).await;
+    let proxies = Proxies { https: Some(format!("socks5h://localhost:{port}")), ..Proxies::default() };
+    let server = server(&fake, "https://registry.example", "ca: ca.pem", proxies).await;
+    assert_eq!(server.get(TAG).await.digest(), image.digest);
+    assert_eq!(server.get(&Headpond::blob(&image.layers[0])).await.digest(), image.layers[0]);
+    assert_eq!(*asked.lock().unwrap(), vec![(3, "registry.example".to_owned()); 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_cannot_be_used_is_said_at_start_without_its_password() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("headpond.yaml");
+    std::fs::write(&file, configuration("https://registry.example", "", "")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_headpond"));
+    command.args(["serve", "--config", file.to_str().unwrap()]).stdin(Stdio::null());
+    command.env("ALL_PROXY", "socks://somebody:secret@proxy.corp:1080").env_remove("HTTPS_PROXY").env_remove("https_proxy");
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && stderr.contains("(or ALL_PROXY") && stderr.contains("socks5://host:port"), "{stderr}");
+    assert!(!stderr.contains("secret"), "{stderr}");
+}
+
 async fn forward(mut client: TcpStream, target: String, heads: Arc<Mutex<Vec<String>>>) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

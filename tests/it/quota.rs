@@ -148,6 +148,31 @@ async fn throttled_blobs_do_not_hold_manifests_off() {
     assert_eq!(server.get(TAG).await.header("warning"), "");
 }
 
+/// Until when manifests and blobs are held off, in seconds from now.
+fn held_for(server: &Headpond) -> [Option<u64>; 2] {
+    let now = server.clock.now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    ["manifests", "blobs"].map(|requests| {
+        let name = format!(r#"headpond_upstream_held_until_timestamp_seconds{{requests="{requests}",rule="up"}}"#);
+        Some(server.metric(&name)).filter(|until| *until > 0).map(|until| until.saturating_sub(now))
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn until_when_a_429_holds_is_shown_for_what_it_was_said_of() {
+    let (fake, server, image) = with_stale_tag("").await;
+    assert_eq!(held_for(&server), [None, None]);
+    fake.on(On::BlobGet).once(Fault::StatusRetryAfter(429, "90".to_owned()));
+    server.get(&Headpond::blob(&image.layers[0])).await;
+    assert_eq!(held_for(&server), [None, Some(90)]);
+    fake.on(On::Manifests).once(Fault::StatusRetryAfter(429, "600".to_owned()));
+    assert!(!server.get(OTHER).await.status.is_success());
+    assert_eq!(held_for(&server), [Some(600), Some(90)]);
+    server.clock.advance(MINUTE * 2);
+    assert_eq!(server.get(&Headpond::blob(&image.layers[0])).await.status, StatusCode::OK);
+    assert_eq!(held_for(&server), [Some(480), None]);
+    assert!(!String::from_utf8(server.running.metrics.expose().unwrap()).unwrap().contains("192.0.2.1"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn under_the_floor_tags_are_not_confirmed_and_what_is_missing_is_fetched() {
     let (fake, server, image) = with_stale_tag("quota_floor: 20\nfreshness: {default: 10s}").await;

@@ -27,6 +27,25 @@ async fn rules_are_taken_over_and_what_is_left_as_it_was_keeps_its_connections_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_password_that_was_rotated_does_not_forget_a_429() {
+    let fake = FakeUpstream::start().await;
+    fake.put_image("library/x", "1", &[]);
+    let directory = tempfile::tempdir().unwrap();
+    let password = directory.path().join("password");
+    std::fs::write(&password, "old").unwrap();
+    let rule = |username: &str| format!("credentials: {{username: {username}, password: 'file:password'}}\nanonymous: true");
+    let mut server = Headpond::in_directory(&fake, &rule("user"), "", directory, headpond::app::World::default()).await;
+    fake.on(On::Any).once(Fault::StatusRetryAfter(429, "600".to_owned()));
+    assert_eq!(server.get(TAG).await.status, StatusCode::TOO_MANY_REQUESTS);
+    std::fs::write(&password, "new").unwrap();
+    server.reload(&configuration(&fake.url(), &rule("user"), "")).unwrap();
+    assert_eq!(server.get(TAG).await.status, StatusCode::TOO_MANY_REQUESTS, "it was said to the user, whatever the password");
+    assert_eq!(fake.journal().len(), 1);
+    server.reload(&configuration(&fake.url(), &rule("other"), "")).unwrap();
+    assert_eq!(server.get(TAG).await.status, StatusCode::OK, "and to no other");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn requests_under_way_end_with_the_rules_they_began_with() {
     let (old, new) = (FakeUpstream::start().await, FakeUpstream::start().await);
     let before = old.put_image("library/x", "1", &[]);

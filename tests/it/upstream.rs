@@ -17,8 +17,8 @@ use std::time::Duration;
 use headpond::oci::{Reference, RepositoryName};
 use headpond::telemetry::metrics::Metrics;
 use headpond::upstream::{
-    Aws, BlobStream, Credential, CredentialSource, CredentialStores, Endpoint, Upstream, UpstreamError, UpstreamLimits, UpstreamSettings,
-    Url,
+    Allowances, Aws, BlobStream, Credential, CredentialSource, CredentialStores, Endpoint, Upstream, UpstreamError, UpstreamLimits,
+    UpstreamSettings, Url,
 };
 
 use crate::fake_upstream::FakeUpstream;
@@ -47,13 +47,14 @@ fn client_and_metrics(fake: &FakeUpstream, change: impl FnOnce(&mut UpstreamSett
     let mut settings = settings(&fake.url());
     change(&mut settings);
     let metrics = Metrics::new().unwrap();
-    let endpoint = Endpoint::new(settings, &stores(fake, Aws::default(), &metrics), fake.clock()).unwrap();
+    let endpoint = Endpoint::new(settings, &stores(fake, Aws::default(), &metrics), &Allowances::default(), fake.clock()).unwrap();
     (Upstream::new(endpoint, metrics.for_rule("fake")), metrics)
 }
 
 /// A second rule on the endpoint of the same settings.
 fn endpoint(fake: &FakeUpstream) -> Arc<Endpoint> {
-    Endpoint::new(settings(&fake.url()), &stores(fake, Aws::default(), &Metrics::new().unwrap()), fake.clock()).unwrap()
+    Endpoint::new(settings(&fake.url()), &stores(fake, Aws::default(), &Metrics::new().unwrap()), &Allowances::default(), fake.clock())
+        .unwrap()
 }
 
 /// No credentials yet; AWS is asked at `aws`.

@@ -81,13 +81,16 @@ pub struct CheckReport {
     pub upstream: String,
     /// In the order in which they were tried.
     pub steps: Vec<Step>,
+    /// Of each mirror, where there are any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mirrors: Vec<CheckReport>,
 }
 
 impl CheckReport {
     /// Whether nothing failed.
     #[must_use]
     pub fn is_ok(&self) -> bool {
-        self.steps.iter().all(|step| step.outcome != Outcome::Failed)
+        self.steps.iter().all(|step| step.outcome != Outcome::Failed) && self.mirrors.iter().all(Self::is_ok)
     }
 
     /// Enters a step. `None` where it failed, and what depends on it need not be tried.

@@ -1,9 +1,11 @@
+use super::super::Proxies;
 use super::*;
 
 fn reach(hosts: &[&str], networks: &[&str]) -> Reach {
     Reach {
         hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
         networks: networks.iter().map(|network| network.parse().unwrap()).collect(),
+        proxies: Vec::new(),
     }
 }
 
@@ -99,6 +101,32 @@ fn of_a_names_addresses_the_private_ones_are_left_out() {
     assert_eq!(some.choose("nowhere.example", vec![]), Ok(vec![]));
     let refused = some.choose("cdn.example", vec![private]).unwrap_err().to_string();
     assert!(refused.starts_with("cdn.example is at the private address 10.0.0.1, which the rule does not name"), "{refused}");
+}
+
+#[test]
+fn no_url_leads_to_the_proxy_unless_the_rule_names_its_host() {
+    let on_the_way = |private_hosts: &[&str], networks: &[&str]| {
+        let proxies = Proxies { http: Some("http://10.0.0.5:3128".to_owned()), https: Some("Proxy.corp:3128".to_owned()), no_proxy: None };
+        Reach::new(&UpstreamSettings {
+            proxies,
+            private_hosts: private_hosts.iter().map(|host| (*host).to_owned()).collect(),
+            private_networks: networks.iter().map(|network| network.parse().unwrap()).collect(),
+            ..UpstreamSettings::of(Url::parse("https://registry.example").unwrap())
+        })
+    };
+    let urls = ["https://proxy.corp:3128/x", "https://PROXY.corp./x", "http://10.0.0.5:3128/x", "http://[::ffff:10.0.0.5]/x"];
+    let unnamed = on_the_way(&[], &[]);
+    for url in urls {
+        assert!(!passes(&unnamed, url), "{url}");
+    }
+    let refused = unnamed.check(&Url::parse(urls[0]).unwrap()).unwrap_err().to_string();
+    assert_eq!(refused, "proxy.corp is the proxy, which the rule does not name; if that is right, add proxy.corp to its `private_hosts`");
+    let named = on_the_way(&["proxy.corp"], &["10.0.0.0/24"]);
+    for url in urls {
+        assert!(passes(&named, url), "{url}");
+    }
+    let address: SocketAddr = "10.0.0.7:0".parse().unwrap();
+    assert_eq!(unnamed.choose("proxy.corp", vec![address]), Ok(vec![address]), "the way to it stays open");
 }
 
 #[test]

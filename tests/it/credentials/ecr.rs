@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use headpond::oci::{Reference, RepositoryName};
 use headpond::telemetry::metrics::Metrics;
-use headpond::upstream::{CredentialSource, CredentialStores, EcrTokens, Endpoint, Purpose, Upstream, UpstreamError};
+use headpond::upstream::{Allowances, CredentialSource, CredentialStores, EcrTokens, Endpoint, Purpose, Upstream, UpstreamError};
 use reqwest::StatusCode;
 
-use super::{before, fakes, pulls, refused, tag};
+use super::{Log, before, fakes, pulls, refused, tag, tells_no_more_than_that};
 use crate::fake_aws::ACCESS_KEY;
 use crate::fake_upstream::{FakeUpstream, Fault, On};
 use crate::upstream::{settings, stores};
@@ -38,8 +38,9 @@ async fn a_token_is_renewed_before_its_end_behind_a_pull() {
     assert_eq!((refused(&fake), aws.asked("GetAuthorizationToken").len()), (1, 2));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn a_token_that_has_ended_is_not_sent() {
+    let (log, _guard) = Log::begin();
     let (fake, aws) = fakes().await;
     aws.token_lifetime(HOUR);
     fake.require_basic("AWS", "token-1");
@@ -53,7 +54,8 @@ async fn a_token_that_has_ended_is_not_sent() {
     fake.clock().advance(2 * HOUR);
     fake.clear_journal();
     let answer = server.get(&tag(3)).await;
-    assert!(answer.message().contains("allow ecr:GetAuthorizationToken"), "{}", answer.message());
+    tells_no_more_than_that(&answer);
+    assert!(log.warnings()[0].contains("allow ecr:GetAuthorizationToken"), "{}", log.text());
     assert_eq!(fake.journal().len(), 0);
     // What is cached is served without credentials, too.
     pulls(&server, 1).await;
@@ -76,11 +78,35 @@ async fn a_token_that_ecr_calls_over_is_replaced_at_once() {
     assert_eq!(aws.asked("GetAuthorizationToken").len(), 2);
 }
 
+/// ECR says to whom it refuses what.
+#[tokio::test]
+async fn whom_a_registry_refuses_is_logged_and_not_told() {
+    const WORDS: &str = "User: arn:aws:sts::222222222222:assumed-role/pull/headpond is not authorized";
+    const BODY: &str =
+        r#"{"errors":[{"code":"DENIED","message":"User: arn:aws:sts::222222222222:assumed-role/pull/headpond is not authorized"}]}"#;
+    let (log, _guard) = Log::begin();
+    let (fake, aws) = fakes().await;
+    fake.require_basic("AWS", "token-1");
+    let server = before(&fake, &aws, ECR).await;
+    fake.on(On::ManifestGet).always(Fault::StatusBody(403, BODY));
+    for _ in 0..2 {
+        let answer = server.get(&tag(1)).await;
+        assert_eq!((answer.status, answer.code().as_str()), (StatusCode::FORBIDDEN, "DENIED"));
+        let message = answer.message();
+        assert!(
+            message.starts_with("The authentication to the upstream registry failed.") && !message.contains("222222222222"),
+            "{message}"
+        );
+    }
+    let text = log.text();
+    assert!(text.lines().any(|line| line.contains(" WARN ") && line.contains(WORDS)), "{text}");
+}
+
 fn endpoint(fake: &FakeUpstream, stores: &CredentialStores, account: &str, region: &str, role: Option<&str>) -> Arc<Endpoint> {
     let mut settings = settings(&fake.url());
     let tokens = EcrTokens { account: Some(account.to_owned()), region: region.to_owned(), role: role.map(str::to_owned) };
     settings.credential = Some(CredentialSource::Ecr(tokens));
-    Endpoint::new(settings, stores, fake.clock()).unwrap()
+    Endpoint::new(settings, stores, &Allowances::default(), fake.clock()).unwrap()
 }
 
 async fn head(endpoint: &Arc<Endpoint>, metrics: &Metrics) -> Result<(), UpstreamError> {

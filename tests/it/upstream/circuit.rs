@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use headpond::oci::Digest;
-use headpond::upstream::{CircuitState, Purpose, Unavailability, Upstream, UpstreamError};
+use headpond::telemetry::metrics::Metrics;
+use headpond::upstream::{Allowances, Aws, CircuitState, Endpoint, Purpose, Unavailability, Upstream, UpstreamError, UpstreamSettings};
 
-use super::{client, drain, name, reference};
+use super::{client, credential, drain, name, reference, settings, stores};
 use crate::fake_upstream::{FakeUpstream, Fault, On, pseudo_random};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -180,4 +181,84 @@ async fn a_content_network_that_fails_says_nothing_of_the_upstream() {
         assert!(matches!(outcome, Err(UpstreamError::Unavailable { kind: Unavailability::Status(503), .. })), "{outcome:?}");
     }
     assert_eq!(client.circuit_state(), CircuitState::Well);
+}
+
+/// Endpoints of one process, each in a rule of its own.
+fn rules<const COUNT: usize>(fake: &FakeUpstream, metrics: &Metrics, changes: [fn(&mut UpstreamSettings); COUNT]) -> [Upstream; COUNT] {
+    let (stores, allowances, mut number) = (stores(fake, Aws::default(), metrics), Allowances::default(), 0);
+    changes.map(|change| {
+        let mut settings = settings(&fake.url());
+        change(&mut settings);
+        number += 1;
+        let endpoint = Endpoint::new(settings, &stores, &allowances, fake.clock()).unwrap();
+        Upstream::new(endpoint, metrics.for_rule(&format!("rule-{number}")))
+    })
+}
+
+fn exposed(metrics: &Metrics) -> String {
+    String::from_utf8(metrics.expose().unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn a_429_holds_off_all_rules_of_one_asker_and_no_other() {
+    let fake = with_image().await;
+    let metrics = Metrics::new().unwrap();
+    let [plain, of_realms, of_hosts, of_proxies, of_somebody] = rules(
+        &fake,
+        &metrics,
+        [
+            |_| {},
+            |settings| settings.realms = vec!["login.example".to_owned()],
+            |settings| settings.private_hosts = vec!["minio.internal".to_owned()],
+            |settings| settings.proxies.no_proxy = Some("*".to_owned()),
+            |settings| settings.credential = credential("user", "password"),
+        ],
+    );
+    fake.on(On::Manifests).once(Fault::StatusRetryAfter(429, "600".to_owned()));
+    head(&plain, Purpose::Fetch).await.unwrap_err();
+    for held in [&of_realms, &of_hosts, &of_proxies, &plain] {
+        let refused = head(held, Purpose::Fetch).await;
+        assert!(matches!(refused, Err(UpstreamError::TooManyRequests { retry_after: Some(_), .. })), "{refused:?}");
+    }
+    assert_eq!(fake.journal().len(), 1);
+    let (shown, until) = (exposed(&metrics), unix_seconds(&fake) + 600);
+    for rule in 1..=4 {
+        assert!(shown.contains(&format!("headpond_upstream_circuit_state{{rule=\"rule-{rule}\"}} 2\n")), "{rule}: {shown}");
+        let held = format!("headpond_upstream_held_until_timestamp_seconds{{requests=\"manifests\",rule=\"rule-{rule}\"}} {until}\n");
+        assert!(shown.contains(&held), "{rule}: {shown}");
+    }
+    head(&of_somebody, Purpose::Fetch).await.unwrap();
+
+    fake.clock().advance(SECOND * 601);
+    head(&of_hosts, Purpose::Fetch).await.unwrap();
+    head(&plain, Purpose::Fetch).await.unwrap();
+    let shown = exposed(&metrics);
+    for rule in 1..=5 {
+        for what in ["circuit_state{", "held_until_timestamp_seconds{requests=\"manifests\","] {
+            let line = format!("headpond_upstream_{what}rule=\"rule-{rule}\"}} 0\n");
+            assert!(shown.contains(&line), "{rule}: {shown}");
+        }
+    }
+}
+
+fn unix_seconds(fake: &FakeUpstream) -> u64 {
+    fake.clock().now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
+#[tokio::test]
+async fn a_rule_that_cannot_connect_does_not_hold_off_another_of_the_same_asker() {
+    let fake = FakeUpstream::start_tls().await;
+    fake.put_image("x", "1", &[]);
+    let metrics = Metrics::new().unwrap();
+    let (stores, allowances) = (stores(&fake, Aws::default(), &metrics), Allowances::default());
+    let [without, with] = [None, Some(fake.ca_pem())].map(|ca_pem| {
+        let settings = UpstreamSettings { ca_pem, ..settings(&fake.url()) };
+        Upstream::new(Endpoint::new(settings, &stores, &allowances, fake.clock()).unwrap(), metrics.for_rule("rule"))
+    });
+    assert_eq!(without.source(), with.source());
+    for _ in 0..5 {
+        head(&without, Purpose::Fetch).await.unwrap_err();
+    }
+    assert_eq!((without.circuit_state(), with.circuit_state()), (CircuitState::Open, CircuitState::Well));
+    head(&with, Purpose::Revalidate).await.unwrap();
 }

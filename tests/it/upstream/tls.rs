@@ -1,8 +1,11 @@
 //! Upstreams over TLS, with a certificate authority of their own.
 
+use std::sync::Arc;
+
 use headpond::telemetry::metrics::Metrics;
 use headpond::upstream::{
-    Aws, ClientCertificate, CredentialStores, Endpoint, Purpose, Unavailability, UpstreamBuildError, UpstreamError, UpstreamSettings, Url,
+    Allowances, Aws, ClientCertificate, CredentialStores, Endpoint, Proxies, Purpose, Unavailability, UpstreamBuildError, UpstreamError,
+    UpstreamSettings, Url,
 };
 
 use super::{client, client_with, credential, drain, lie, name, reference, settings};
@@ -39,6 +42,52 @@ async fn an_upstream_that_needs_a_client_certificate_is_not_reached_without() {
     let error = client.head_manifest(&name("x"), &reference("1"), Purpose::Fetch).await.unwrap_err();
     assert!(matches!(error, UpstreamError::Unavailable { .. }), "{error}");
     assert!(fake.journal().is_empty());
+}
+
+/// The endpoint of these settings, or why there is none.
+fn endpoint(change: impl FnOnce(&mut UpstreamSettings)) -> Result<Arc<Endpoint>, UpstreamBuildError> {
+    let mut settings = settings("https://registry.example");
+    change(&mut settings);
+    let clock = headpond::clock::Clock::system();
+    let stores = CredentialStores::new(Aws::default(), clock.clone(), Metrics::new().unwrap().credentials.clone());
+    Endpoint::new(settings, &stores, &Allowances::default(), clock)
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_not_shown_to_a_proxy_that_is_asked_over_tls() {
+    let fake = FakeUpstream::start_for_known_clients().await;
+    let through = |proxy: &str, no_proxy: Option<&str>| {
+        endpoint(|settings| {
+            settings.client_certificate = certificate(fake.client_pem());
+            settings.proxies = Proxies { http: None, https: Some(proxy.to_owned()), no_proxy: no_proxy.map(str::to_owned) };
+        })
+        .err()
+    };
+    assert_eq!(through("https://proxy.corp:3128", None), Some(UpstreamBuildError::CertificateForProxy));
+    assert_eq!(through("https://proxy.corp:3128", Some("other.example")), Some(UpstreamBuildError::CertificateForProxy));
+    for (proxy, no_proxy) in
+        [("https://proxy.corp:3128", Some(".example")), ("http://proxy.corp:3128", None), ("socks5h://proxy.corp", None)]
+    {
+        assert_eq!(through(proxy, no_proxy), None, "{proxy}");
+    }
+    assert!(endpoint(|settings| settings.proxies.https = Some("https://proxy.corp:3128".to_owned())).is_ok(), "there is none to show");
+}
+
+#[tokio::test]
+async fn whom_a_client_certificate_names_is_part_of_the_source() {
+    let (one, other) = (FakeUpstream::start_for_known_clients().await, FakeUpstream::start_for_known_clients().await);
+    let source = |pem: Option<String>, username: Option<&str>| {
+        let endpoint = endpoint(|settings| {
+            settings.client_certificate = pem.and_then(certificate);
+            settings.credential = username.and_then(|username| credential(username, "password"));
+        });
+        endpoint.unwrap().source().to_string()
+    };
+    let with_it = source(Some(one.client_pem()), None);
+    assert_ne!(with_it, source(None, None), "what it was given with a certificate is not for those without");
+    assert_eq!(with_it, source(Some(other.client_pem()), None), "another certificate of the same name, by another authority");
+    assert_ne!(source(Some(one.client_pem()), Some("user")), source(None, Some("user")));
+    assert_eq!(source(None, None), "fbf9b98fdc8cb0f5", "of what is cached by now");
 }
 
 async fn with_image() -> FakeUpstream {
@@ -98,13 +147,7 @@ async fn https_is_never_left_for_http() {
 
 #[tokio::test]
 async fn settings_that_cannot_work_are_refused() {
-    let refused = |change: &dyn Fn(&mut UpstreamSettings)| {
-        let mut settings = settings("https://registry.example");
-        change(&mut settings);
-        let clock = headpond::clock::Clock::system();
-        let stores = CredentialStores::new(Aws::default(), clock.clone(), Metrics::new().unwrap().credentials.clone());
-        Endpoint::new(settings, &stores, clock).err().unwrap()
-    };
+    let refused = |change: &dyn Fn(&mut UpstreamSettings)| endpoint(|settings| change(settings)).err().unwrap();
     for base in ["ftp://a", "https://user@a", "https://a?x=y", "https://a#x"] {
         let error = refused(&|settings| settings.base = Url::parse(base).unwrap());
         assert!(matches!(error, UpstreamBuildError::Base(_)), "{base}: {error}");
