@@ -82,7 +82,7 @@ impl Endpoint {
             challenge: ArcSwapOption::empty(),
             refuses_blob_heads: AtomicBool::new(false),
             credentials,
-            landings: Landings::new(),
+            landings: Landings::new(settings.limits.max_landings_bytes),
             circuit: Arc::new(Circuit::new(address::host_and_port(base), &settings.limits, clock.clone())),
             clock,
             settings,
