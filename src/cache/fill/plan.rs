@@ -50,6 +50,8 @@ pub struct Finished {
 #[derive(Clone, Debug)]
 struct Connection {
     id: ConnectionId,
+    /// Number of the source that it asks.
+    source: usize,
     next: u64,
     /// Where it ends; `u64::MAX` while the length is unknown.
     end: u64,
@@ -64,7 +66,9 @@ pub struct Plan {
     max_connections: usize,
     last_id: ConnectionId,
     total_bytes: Option<u64>,
-    /// False once upstream has answered a range with the whole blob.
+    /// Number of the source that new connections ask.
+    source: usize,
+    /// False once that source has answered a range with the whole blob.
     ranges: bool,
     /// So many connections share what nobody asked for in particular.
     sharing: usize,
@@ -74,7 +78,16 @@ impl Plan {
     /// A plan for a blob whose length may be known.
     #[must_use]
     pub const fn new(max_connections: usize, total_bytes: Option<u64>) -> Self {
-        Self { connections: Vec::new(), max_connections, last_id: 0, total_bytes, ranges: true, sharing: 1 }
+        Self { connections: Vec::new(), max_connections, last_id: 0, total_bytes, source: 0, ranges: true, sharing: 1 }
+    }
+
+    /// From now on connections ask the source of this number. Whether it has ranges is not known from
+    /// those before it.
+    pub const fn ask(&mut self, source: usize) {
+        if self.source != source {
+            self.source = source;
+            self.ranges = true;
+        }
     }
 
     /// From now on so many connections share the blob. Where there are more, they end as they were to.
@@ -90,15 +103,17 @@ impl Plan {
         }
     }
 
-    /// Upstream answered connection `id` with the whole blob although a range was asked for. From
-    /// now on one connection brings everything: the one that is furthest. Returns the others, which
-    /// are over.
+    /// Connection `id` was answered with the whole blob although a range was asked for. If its source is
+    /// still the one that is asked, from now on one connection brings everything: the one that is
+    /// furthest. Returns those that are over: the others, or this one if its source was left.
     pub fn without_ranges(&mut self, id: ConnectionId) -> Vec<ConnectionId> {
+        let Some(connection) = self.connections.iter_mut().find(|connection| connection.id == id) else { return Vec::new() };
+        if connection.source != self.source {
+            return self.finish(id).map(|_| id).into_iter().collect();
+        }
+        (connection.next, connection.is_plain) = (0, true);
         self.ranges = false;
         let whole_end = self.total_bytes.unwrap_or(u64::MAX);
-        for connection in self.connections.iter_mut().filter(|connection| connection.id == id) {
-            (connection.next, connection.is_plain) = (0, true);
-        }
         let plain = self.connections.iter_mut().filter(|connection| connection.is_plain);
         let Some(kept) = plain.max_by_key(|connection| connection.next) else { return Vec::new() };
         kept.end = whole_end;
@@ -176,7 +191,7 @@ impl Plan {
         let whole = !self.ranges || (range.start == 0 && range.end >= self.total_bytes.unwrap_or(u64::MAX));
         let next = if self.ranges { range.start } else { 0 };
         let end = if self.ranges { range.end } else { u64::MAX };
-        self.connections.push(Connection { id, next, end, is_plain: whole });
+        self.connections.push(Connection { id, source: self.source, next, end, is_plain: whole });
         Assignment { id, range: (!whole).then_some(range) }
     }
 

@@ -264,7 +264,8 @@ impl Transfer {
                 self.abort(other);
             }
         }
-        let source = self.open.get(&id).map_or(Source::Upstream, |open| open.source.clone());
+        // It may have been let go meanwhile.
+        let Some(source) = self.open.get(&id).map(|open| open.source.clone()) else { return Ok(()) };
         if let Some(error) = self.contradiction(&source, total_bytes) {
             if let Some(open) = self.open.get(&id) {
                 open.handle.abort();

@@ -34,6 +34,7 @@ impl Transfer {
         loop {
             let (number, source) = self.sources.current();
             let kind = source.kind();
+            self.plan.ask(number);
             self.plan.share_among(self.sharing(kind));
             let Some(way) = self.way(kind) else { return Ok(()) };
             let assignment = self.plan.next(&self.fill.progress.borrow().coverage, &demands);
