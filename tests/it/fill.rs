@@ -9,6 +9,7 @@ mod nth_fault;
 mod parallel;
 mod ranges;
 mod registries;
+mod turns;
 mod vouching;
 
 use std::time::Duration;

@@ -164,6 +164,54 @@ fn what_a_broken_connection_left_comes_before_what_is_further_on() {
 }
 
 #[test]
+fn a_demand_far_off_takes_the_place_of_what_is_furthest_ahead() {
+    let mut plan = Plan::new(3, Some(500 * MIB));
+    plan.share_among(3);
+    let none = Coverage::default();
+    while plan.next(&none, &whole()).is_some() {}
+    assert_eq!(plan.make_room(&none, &whole(), true), None, "nobody waits");
+    let demands = [0..u64::MAX, 400 * MIB..401 * MIB];
+    assert_eq!(plan.next(&none, &demands), None, "all are taken");
+    assert_eq!(plan.make_room(&none, &demands, true), Some(3), "it is at 32 MiB, where nobody reads for long");
+    assert_eq!(plan.make_room(&none, &demands, true), None, "one is enough");
+    assert_eq!(plan.next(&none, &demands).unwrap().range, Some(400 * MIB..401 * MIB));
+    assert_eq!(plan.make_room(&none, &demands, true), None, "it has one");
+    plan.advance(4, MIB);
+    plan.finish(4);
+    assert_eq!(plan.next(&covered(&[400 * MIB..401 * MIB]), &whole()).unwrap().range, Some(32 * MIB..48 * MIB), "what was left");
+}
+
+#[test]
+fn a_demand_takes_the_place_of_a_connection_where_others_have_the_line() {
+    let mut plan = Plan::new(4, Some(500 * MIB));
+    let demands = [200 * MIB..201 * MIB];
+    plan.next(&Coverage::default(), &[]);
+    assert_eq!(plan.make_room(&Coverage::default(), &demands, true), None, "another one may be opened");
+    assert_eq!(plan.make_room(&Coverage::default(), &demands, false), Some(1));
+    assert_eq!(plan.next(&Coverage::default(), &demands).unwrap().range, Some(200 * MIB..201 * MIB));
+}
+
+#[test]
+fn demands_take_turns_where_every_connection_is_needed() {
+    let mut plan = Plan::new(1, Some(500 * MIB));
+    plan.next(&Coverage::default(), &whole());
+    plan.advance(1, MIB);
+    let demands = [0..u64::MAX, 400 * MIB..420 * MIB];
+    assert_eq!(plan.make_room(&covered(&[0..MIB]), &demands, true), None);
+    assert_eq!(plan.advance(1, 9 * MIB), (MIB..9 * MIB, true), "it ends after a segment");
+    plan.finish(1);
+    let mut coverage = covered(&[0..9 * MIB]);
+    for (id, expected) in [(2, 400 * MIB), (3, 9 * MIB), (4, 408 * MIB), (5, 17 * MIB), (6, 416 * MIB)] {
+        let range = plan.next(&coverage, &demands).unwrap().range.unwrap();
+        assert_eq!((range.start, range.end - range.start <= SEGMENT_BYTES), (expected, true), "{range:?}");
+        plan.advance(id, range.end - range.start);
+        plan.finish(id);
+        coverage.add(range);
+    }
+    assert_eq!(plan.next(&coverage, &demands).unwrap().range, Some(25 * MIB..400 * MIB), "nobody else waits any more");
+}
+
+#[test]
 fn what_one_source_does_not_have_is_not_held_against_the_next() {
     let mut plan = Plan::new(4, Some(100 * MIB));
     plan.ask(1);
@@ -291,7 +339,11 @@ impl Model {
 
     /// Opens what is to be opened, and checks what must always hold.
     fn open(&mut self) {
-        while let Some(assignment) = self.plan.next(&self.coverage, &self.demands) {
+        loop {
+            if let Some(over) = self.plan.make_room(&self.coverage, &self.demands, true) {
+                assert_eq!(self.plan.finish(over), None);
+            }
+            let Some(assignment) = self.plan.next(&self.coverage, &self.demands) else { break };
             self.restarts += u64::from(!self.plan.ranges);
             let start = assignment.range.map_or(0, |range| range.start);
             assert!(!self.plan.ranges || self.coverage.covered_to(start) == start, "what is asked for first is not there");
@@ -304,6 +356,20 @@ impl Model {
             assert!(pair[0].1 <= pair[1].0, "two connections own the same byte: {owned:?}");
         }
         assert!(!owned.is_empty() || self.coverage.is_complete(TOTAL), "nothing is fetched of what is missing");
+        self.check_who_waits();
+    }
+
+    /// A demand waits only while all connections bring what others need, and one of them is over soon.
+    fn check_who_waits(&self) {
+        let (plan, coverage) = (&self.plan, &self.coverage);
+        if !plan.ranges || self.demands.iter().all(|demand| plan.unmet(coverage, demand).is_none()) {
+            return;
+        }
+        assert_eq!(plan.connections.len(), plan.max_connections);
+        let needed: Vec<_> = self.demands.iter().filter_map(|it| Some(coverage.first_gap(plan.within(it))?.start)).collect();
+        let all_needed = plan.connections.iter().all(|connection| needed.iter().any(|byte| connection.brings_soon(*byte)));
+        let ends_soon = plan.connections.iter().any(|connection| connection.left() <= SEGMENT_BYTES);
+        assert!(all_needed && ends_soon, "{needed:?} wait for {:?}", plan.connections);
     }
 }
 
@@ -365,5 +431,38 @@ proptest! {
             prop_assert!(gaps <= sharing as u64 * MAX_SHARE_BYTES, "{} MiB were left behind", gaps / MIB);
         }
         prop_assert_eq!(brought, SHARED);
+    }
+
+    #[test]
+    fn no_range_waits_for_the_front_however_few_connections_there_are(
+        max_connections in 1..4usize,
+        starts in prop::collection::vec(0..390 * MIB, 1..6),
+    ) {
+        const LENGTH: u64 = 400 * MIB;
+        let (mut plan, mut coverage) = (Plan::new(max_connections, Some(LENGTH)), Coverage::default());
+        plan.share_among(max_connections);
+        while plan.next(&coverage, &whole()).is_some() {}
+        let mut demands: Vec<_> = starts.iter().map(|start| *start..start + SEGMENT_BYTES).chain(whole()).collect();
+        demands.sort_by_key(|demand| (demand.start, demand.end));
+        let is_met = |coverage: &Coverage, start: u64| coverage.covered_to(start) >= start + SEGMENT_BYTES;
+        let mut rounds = 0;
+        while !starts.iter().all(|start| is_met(&coverage, *start)) {
+            loop {
+                plan.make_room(&coverage, &demands, true);
+                if plan.next(&coverage, &demands).is_none() {
+                    break;
+                }
+            }
+            for id in plan.connections.iter().map(|connection| connection.id).collect::<Vec<_>>() {
+                let (interval, done) = plan.advance(id, MIB);
+                coverage.add(interval);
+                if done {
+                    plan.finish(id);
+                }
+            }
+            rounds += 1;
+            // Each has at most two parts of a segment, and the front has its turn after each.
+            prop_assert!(rounds <= 4 * SEGMENT_BYTES / MIB * (starts.len() as u64 + 1), "a range still waits after {rounds} rounds");
+        }
     }
 }

@@ -20,6 +20,8 @@ pub(super) struct Open {
     /// Its source, and the number of that.
     pub(super) source: Source,
     pub(super) number: usize,
+    /// It began without a place on the line.
+    is_in_line: bool,
     /// The head of its answer has come.
     is_answered: bool,
 }
@@ -36,16 +38,22 @@ impl Transfer {
             let kind = source.kind();
             self.plan.ask(number);
             self.plan.share_among(self.sharing(kind));
-            let Some(way) = self.way(kind) else { return Ok(()) };
+            let way = self.way(kind);
+            let over = self.plan.make_room(&self.fill.progress.borrow().coverage, &demands, way.is_some());
+            if let Some(id) = over {
+                self.abort(id);
+            }
+            let Some(way) = way else { return Ok(()) };
             let assignment = self.plan.next(&self.fill.progress.borrow().coverage, &demands);
             let Some(assignment) = assignment else { return Ok(()) };
             if matches!(source, Source::Upstream) {
                 self.origin.reach().map_err(FillError::from)?;
             }
             let id = assignment.id;
+            let is_in_line = matches!(way, Way::Line(_, None));
             let fetch = fetch(source.clone(), Arc::clone(&self.origin), *self.fill.digest(), assignment, way, self.sender.clone());
             let handle = self.connections.spawn(fetch);
-            self.open.insert(id, Open { handle, source, number, is_answered: false });
+            self.open.insert(id, Open { handle, source, number, is_in_line, is_answered: false });
         }
     }
 
@@ -54,9 +62,13 @@ impl Transfer {
         let line = Arc::clone(&self.line);
         match kind {
             FillSource::Bucket | FillSource::Replica => Some(Way::Free),
+            // What becomes free is that one's.
+            FillSource::Upstream | FillSource::Mirror if self.open.values().any(|open| open.is_in_line && !open.is_answered) => None,
             // The first one waits for its place; those beside it take what is free.
-            FillSource::Upstream | FillSource::Mirror if self.open.is_empty() => Some(Way::Line(line, None)),
-            FillSource::Upstream | FillSource::Mirror => line.try_place().map(|place| Way::Line(line, Some(place))),
+            FillSource::Upstream | FillSource::Mirror => match line.try_place() {
+                None => self.open.is_empty().then_some(Way::Line(line, None)),
+                place => Some(Way::Line(line, place)),
+            },
         }
     }
 
