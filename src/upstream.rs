@@ -9,6 +9,7 @@
 mod address;
 mod admission;
 mod blob;
+mod blob_health;
 mod challenge;
 mod check;
 mod circuit;

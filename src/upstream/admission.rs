@@ -82,6 +82,21 @@ impl Circuit {
         self.changing(Standing::slowed);
     }
 
+    /// Whether others that have the same blobs are to be asked first.
+    pub(super) fn blobs_come_last(&self) -> bool {
+        self.standing().blob_health().comes_last(self.clock.now())
+    }
+
+    /// A blob is asked for here before it is anywhere else.
+    pub(super) fn blobs_asked_first(&self) {
+        self.standing().blob_health_mut().asked_first(self.clock.now());
+    }
+
+    /// Begins to watch whether a blob comes.
+    pub(super) fn watch_blob(self: &Arc<Self>) -> BlobWatch {
+        BlobWatch { circuit: Arc::clone(self), epoch: self.standing().blob_health().epoch() }
+    }
+
     fn standing(&self) -> MutexGuard<'_, Standing> {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -181,6 +196,29 @@ impl Admission {
         };
         if let Some(ticket) = self.ticket.take() {
             self.circuit.changing(|standing| standing.failed(ticket, failure, now));
+        }
+    }
+}
+
+/// A blob that was asked for: tells whether it comes, wherever it comes from.
+pub(super) struct BlobWatch {
+    circuit: Arc<Circuit>,
+    epoch: u64,
+}
+
+impl BlobWatch {
+    /// Bytes came.
+    pub(super) fn brought(&self) {
+        self.circuit.standing().blob_health_mut().brought(self.epoch);
+    }
+
+    /// It does not come. That it is not there, or is refused, is an answer.
+    pub(super) fn failed(&self, error: &UpstreamError) {
+        match error {
+            UpstreamError::NotFound { .. } | UpstreamError::Denied { .. } => {}
+            UpstreamError::Unavailable { .. } | UpstreamError::TooManyRequests { .. } | UpstreamError::Lied { .. } => {
+                self.circuit.standing().blob_health_mut().failed(self.epoch, self.circuit.clock.now());
+            }
         }
     }
 }

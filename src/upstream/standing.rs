@@ -1,9 +1,10 @@
 //! What is known of an upstream under one credential: whether it answers, whether it takes more
-//! requests of each lane, and what it told of its quota. No I/O.
+//! requests of each lane, whether its blobs come, and what it told of its quota. No I/O.
 
 use std::time::{Duration, SystemTime};
 
 use super::UpstreamLimits;
+use super::blob_health::BlobHealth;
 use super::circuit::{self, Asking, CircuitState, Failure, Machine, Purpose};
 use super::quota::{Quota, QuotaBook};
 use super::throttle::{self, Limited, Throttle};
@@ -46,6 +47,8 @@ pub(super) struct Standing {
     manifests: Throttle,
     /// Whether it takes more requests of blobs.
     blobs: Throttle,
+    /// Whether its blobs come, wherever it redirects to.
+    blob_health: BlobHealth,
     quota: QuotaBook,
     quota_probe: Duration,
 }
@@ -56,6 +59,7 @@ impl Standing {
             health: Machine::new(limits),
             manifests: Throttle::new(limits),
             blobs: Throttle::new(limits),
+            blob_health: BlobHealth::new(limits),
             quota: QuotaBook::default(),
             quota_probe: limits.quota_probe,
         }
@@ -141,6 +145,16 @@ impl Standing {
     pub(super) fn released(&mut self, ticket: Ticket) {
         self.health.released(ticket.health);
         self.throttle(ticket.asking).released(ticket.throttle);
+    }
+
+    /// Whether its blobs come.
+    pub(super) const fn blob_health(&self) -> &BlobHealth {
+        &self.blob_health
+    }
+
+    /// To be told of blobs.
+    pub(super) const fn blob_health_mut(&mut self) -> &mut BlobHealth {
+        &mut self.blob_health
     }
 
     /// A revalidation in progress is slow.

@@ -162,7 +162,7 @@ impl Sources {
     /// Upstream or a mirror, in the order of their health as it is when a round begins.
     fn next_of_round(&mut self) -> Source {
         if self.round.is_empty() {
-            let sources = self.origin.places().into_iter().map(|place| match place {
+            let sources = self.origin.blob_places().into_iter().map(|place| match place {
                 Place::Primary => Source::Upstream,
                 Place::Mirror(mirror) => Source::Mirror(mirror),
             });
