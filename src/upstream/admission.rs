@@ -43,6 +43,11 @@ impl Circuit {
         self.standing().quota(self.clock.now()).cloned()
     }
 
+    /// Whether no more than so many pulls are left.
+    pub(super) fn saves(&self, quota_floor: u64) -> bool {
+        self.standing().saves(quota_floor, self.clock.now())
+    }
+
     /// Lets a request through, to be settled by what it got.
     ///
     /// # Errors

@@ -189,6 +189,11 @@ impl Source {
         matches!(self, Self::Upstream | Self::Mirror(_))
     }
 
+    /// Whether it is another replica, asked for what no client waits for.
+    pub(super) const fn is_for_nobody(&self) -> bool {
+        matches!(self, Self::Replica(replica) if replica.is_for_nobody())
+    }
+
     /// Asks for a blob, or the interval `range` of it.
     pub(super) async fn open(
         &self,

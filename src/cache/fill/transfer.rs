@@ -334,6 +334,10 @@ impl Transfer {
             Err(error) => error,
         };
         tracing::debug!(digest = %self.fill.digest, at_bytes = finished.stood_at, %error, "a connection of a fill broke off");
+        if open.as_ref().is_some_and(|open| open.source.is_for_nobody()) {
+            // Once a client waits, the owner is asked anew.
+            return if self.is_given_up() { Err(FillError::Dropped.into()) } else { Ok(()) };
+        }
         let error = match open.map(|open| self.sources.leave(open.number, error.clone())) {
             Some(Next::Other) => return Ok(()),
             Some(Next::Final(error)) => return Err(Stop::Failed(error.into())),
@@ -444,7 +448,7 @@ impl Transfer {
             FillError::Upstream(_) | FillError::TooLong { .. } | FillError::Read(_) | FillError::TooManyBypasses => FillResult::Failed,
         };
         match &error {
-            FillError::Dropped => tracing::info!(%digest, rule, "a fill was dropped: no client follows it, and there are too many such"),
+            FillError::Dropped => tracing::info!(%digest, rule, "a fill was dropped: no client follows it, and there is no room for it"),
             // Told to the clients, whose requests are logged.
             FillError::Upstream(UpstreamError::NotFound { .. }) => tracing::debug!(%digest, rule, %error, "upstream does not have a blob"),
             FillError::Upstream(_)

@@ -32,9 +32,14 @@ impl Transfer {
             return Ok(());
         }
         self.leave_replicas();
+        self.ask_for_clients();
         let demands = self.fill.demands();
         loop {
             let (number, source) = self.sources.current();
+            let source = match source {
+                Source::Replica(replica) if !self.fill.was_followed() => Source::Replica(replica.for_nobody()),
+                Source::Bucket(_) | Source::Replica(_) | Source::Upstream | Source::Mirror(_) => source,
+            };
             let kind = source.kind();
             self.plan.ask(number);
             self.plan.share_among(self.sharing(kind));
@@ -118,12 +123,35 @@ impl Transfer {
         if !self.fill.feeds_replica.load(Ordering::Acquire) || !self.sources.ask_no_replica() {
             return;
         }
-        let theirs = self.open.iter().filter(|(_, open)| matches!(open.source, Source::Replica(_)));
-        let ids: Vec<_> = theirs.map(|(id, _)| *id).collect();
+        self.let_go(|source| matches!(source, Source::Replica(_)));
+    }
+
+    /// Another replica that was asked for what nobody waited for is asked anew, at the missing bytes, once a client
+    /// waits: so it learns of that.
+    fn ask_for_clients(&mut self) {
+        if self.fill.was_followed() {
+            self.let_go(Source::is_for_nobody);
+        }
+    }
+
+    /// Lets go of the connections to some sources.
+    fn let_go(&mut self, is_left: impl Fn(&Source) -> bool) {
+        let ids: Vec<_> = self.open.iter().filter(|(_, open)| is_left(&open.source)).map(|(id, _)| *id).collect();
         for id in ids {
             self.abort(id);
             self.plan.finish(id);
         }
+    }
+
+    /// The replica that owns it has refused what nobody waited for, or broken off. Ends the fill, unless a client has come:
+    /// that is no reason to go around the owner.
+    pub(super) fn is_given_up(&self) -> bool {
+        let is_given_up = !self.fill.was_followed();
+        if is_given_up {
+            // Before anything else, so that a client which comes now begins another one.
+            self.fill.drop_transfer();
+        }
+        is_given_up
     }
 
     pub(super) fn abort(&mut self, id: ConnectionId) {
