@@ -88,8 +88,9 @@ pub struct Plan {
     sharing: usize,
     /// The demand that was given a connection last: those behind it come before it.
     turn: (u64, u64),
-    /// A connection has made room, and no other has taken it yet.
-    has_made_room: bool,
+    /// A connection has made room, and no other has taken it yet: before one more does, so many bytes may
+    /// come. By then its place on the line has gone to another blob.
+    patience_bytes: u64,
 }
 
 impl Plan {
@@ -105,7 +106,7 @@ impl Plan {
             ranges: true,
             sharing: 1,
             turn: (0, 0),
-            has_made_room: false,
+            patience_bytes: 0,
         }
     }
 
@@ -154,7 +155,7 @@ impl Plan {
     /// one that is furthest ahead of all. Where every one is needed, one of them ends after a segment.
     pub fn make_room(&mut self, coverage: &Coverage, demands: &[Range<u64>], may_open: bool) -> Option<ConnectionId> {
         let is_full = !may_open || self.connections.len() >= self.max_connections;
-        if !self.ranges || !is_full || self.has_made_room {
+        if !self.ranges || !is_full || self.patience_bytes > 0 {
             return None;
         }
         demands.iter().find_map(|demand| self.unmet(coverage, demand))?;
@@ -163,7 +164,7 @@ impl Plan {
         let behind = |connection: &Connection| needed.iter().filter(|byte| **byte <= connection.next).max().copied();
         let ahead = |connection: &Connection| behind(connection).map_or(u64::MAX, |byte| connection.next - byte);
         if let Some(id) = spare.max_by_key(|connection| (ahead(connection), connection.left())).map(|connection| connection.id) {
-            self.has_made_room = true;
+            self.patience_bytes = SEGMENT_BYTES;
             return self.finish(id).map(|_| id);
         }
         let ends_soon = self.connections.iter().any(|connection| connection.left() <= SEGMENT_BYTES);
@@ -250,7 +251,7 @@ impl Plan {
                 connection.end = range.start;
             }
         }
-        self.has_made_room = false;
+        self.patience_bytes = 0;
         self.last_id += 1;
         let id = self.last_id;
         let whole = !self.ranges || (range.start == 0 && range.end >= self.total_bytes.unwrap_or(u64::MAX));
@@ -266,6 +267,7 @@ impl Plan {
         let Some(connection) = self.connections.iter_mut().find(|connection| connection.id == id) else {
             return (0..0, true);
         };
+        self.patience_bytes = self.patience_bytes.saturating_sub(length);
         let start = connection.next;
         connection.next = start.saturating_add(length);
         (start..connection.next.min(connection.end.max(start)), connection.next >= connection.end)

@@ -192,6 +192,22 @@ fn a_demand_takes_the_place_of_a_connection_where_others_have_the_line() {
 }
 
 #[test]
+fn room_that_went_to_another_blob_is_made_again_after_a_while() {
+    let mut plan = Plan::new(4, Some(500 * MIB));
+    plan.share_among(2);
+    while plan.next(&Coverage::default(), &whole()).is_some() {}
+    let demands = [0..u64::MAX, 400 * MIB..401 * MIB];
+    assert_eq!(plan.make_room(&Coverage::default(), &demands, false), Some(2));
+    plan.advance(1, 7 * MIB);
+    assert_eq!(plan.make_room(&covered(&[0..7 * MIB]), &demands, false), None);
+    assert_eq!(plan.connections[0].left(), 9 * MIB, "it may still get the place that has become free");
+    plan.connections[0].end = 500 * MIB;
+    plan.advance(1, MIB);
+    assert_eq!(plan.make_room(&covered(&[0..8 * MIB]), &demands, false), None);
+    assert_eq!(plan.connections[0].left(), SEGMENT_BYTES, "now the last one takes turns");
+}
+
+#[test]
 fn demands_take_turns_where_every_connection_is_needed() {
     let mut plan = Plan::new(1, Some(500 * MIB));
     plan.next(&Coverage::default(), &whole());
