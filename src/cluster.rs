@@ -23,7 +23,8 @@ pub use names::{Names, SystemNames};
 pub use refusal::RefusalKind;
 pub use rendezvous::ranked;
 pub use signature::{
-    Asked, ERROR_HEADER, PROOF_HEADER, ReplicaKey, ReplicaRequest, SCHEME, STALE_HEADER, SignatureError, Signed, VALIDATED_HEADER,
+    Asked, ERROR_HEADER, PROOF_HEADER, ReplicaKey, ReplicaRequest, SCHEME, STALE_HEADER, SignatureError, Signed, UNATTENDED_HEADER,
+    VALIDATED_HEADER,
 };
 
 use crate::telemetry::metrics::ClusterMetrics;

@@ -48,12 +48,15 @@ impl Registry {
 
     /// Where the content of an authorized target comes from.
     async fn origin(&self, target: Authorized<Target>) -> Result<Arc<Origin>, RegistryError> {
-        let (is_user, forwarded) = (target.is_user(), target.forwarded().map(str::to_owned));
+        let (is_user, forwarded, unattended) = (target.is_user(), target.forwarded().map(str::to_owned), target.is_unattended());
         let origin = match target.into_target() {
             Target::Hosted { repository } => self.orphan(repository, is_user).await?,
             Target::PullThrough(target) => match self.rules.get(&target.rule.prefix) {
                 None => self.orphan(target.repository, is_user).await?,
-                Some(rule) => Origin { repository: target.repository, remote: target.remote, rule: Arc::clone(rule), forwarded: false },
+                Some(rule) => {
+                    let rule = Arc::clone(rule);
+                    Origin { repository: target.repository, remote: target.remote, rule, forwarded: false, unattended: false }
+                }
             },
         };
         let Some(source) = forwarded else { return Ok(Arc::new(origin)) };
@@ -61,7 +64,7 @@ impl Registry {
         if *source != *origin.source || origin.upstream.is_none() {
             return Err(RegistryError::Unavailable { detail: "another replica asked for a source that no rule here has".to_owned() });
         }
-        Ok(Arc::new(Origin { forwarded: true, ..origin }))
+        Ok(Arc::new(Origin { forwarded: true, unattended, ..origin }))
     }
 
     /// A repository without a rule: what was cached while there was one is still served.
@@ -83,6 +86,6 @@ impl Registry {
             freshness: FreshnessRule::default(),
             prefetch: Prefetch::Off,
         };
-        Ok(Origin { repository, remote, rule: Arc::new(rule), forwarded: false })
+        Ok(Origin { repository, remote, rule: Arc::new(rule), forwarded: false, unattended: false })
     }
 }

@@ -10,6 +10,7 @@ mod address;
 mod admission;
 mod allowance;
 mod blob;
+mod blob_health;
 mod certificate_name;
 mod challenge;
 mod check;

@@ -13,6 +13,7 @@ pub struct Authorized<T> {
     target: T,
     is_user: bool,
     forwarded: Option<String>,
+    is_unattended: bool,
 }
 
 impl<T> Authorized<T> {
@@ -33,6 +34,18 @@ impl<T> Authorized<T> {
     #[must_use]
     pub fn forwarded(&self) -> Option<&str> {
         self.forwarded.as_deref()
+    }
+
+    /// Whether another replica asks of which no client waits.
+    #[must_use]
+    pub const fn is_unattended(&self) -> bool {
+        self.is_unattended
+    }
+
+    /// The request says whether a client waits. Only another replica is believed that none does.
+    #[must_use]
+    pub fn unattended(self, is_unattended: bool) -> Self {
+        Self { is_unattended: is_unattended && self.forwarded.is_some(), ..self }
     }
 
     /// The target, for the use case that spends the permission.
@@ -79,7 +92,7 @@ impl Authorizer {
     /// See [`Forbidden`].
     pub fn authorize(&self, principal: &Principal, action: Action, target: Target) -> Result<Authorized<Target>, Forbidden> {
         if let Principal::Replica(request) = principal {
-            return Ok(Authorized { target, is_user: true, forwarded: Some(request.source.clone()) });
+            return Ok(Authorized { target, is_user: true, forwarded: Some(request.source.clone()), is_unattended: false });
         }
         let is_anonymous = principal.is_anonymous();
         if action == Action::Refresh && is_anonymous && self.has_users {
@@ -89,7 +102,7 @@ impl Authorizer {
             Target::PullThrough(pull_through) => check_rule(pull_through, is_anonymous)?,
             Target::Hosted { .. } => {}
         }
-        Ok(Authorized { target, is_user: !is_anonymous, forwarded: None })
+        Ok(Authorized { target, is_user: !is_anonymous, forwarded: None, is_unattended: false })
     }
 }
 
@@ -114,6 +127,7 @@ const fn needs_user(rule: &Rule) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::ReplicaRequest;
     use crate::config::{ClientCertificate, Credentials, Pattern, Prefix, Rule, Secret, UpstreamAddress};
     use crate::oci::RepositoryName;
     use crate::rules::RuleTable;
@@ -152,6 +166,18 @@ mod tests {
             rule.anonymous = true;
         };
         assert_eq!(verdict(opened, &ANONYMOUS, Action::Pull), Ok(()));
+    }
+
+    #[test]
+    fn only_another_replica_is_believed_that_nobody_waits() {
+        let rule = Rule::new(Prefix::parse("hub").unwrap(), UpstreamAddress::parse("registry-1.docker.io").unwrap());
+        let table = RuleTable::new(vec![rule]);
+        let replica = Principal::Replica(ReplicaRequest { nonce: String::new(), source: String::new() });
+        for (principal, expected) in [(ANONYMOUS, false), (replica, true)] {
+            let target = table.resolve(&RepositoryName::parse("hub/nginx").unwrap(), None).unwrap();
+            let authorized = Authorizer { has_users: false }.authorize(&principal, Action::Pull, target).unwrap();
+            assert_eq!(authorized.unattended(true).is_unattended(), expected);
+        }
     }
 
     #[test]

@@ -132,7 +132,9 @@ impl Cache {
             Start::Here(blob) => return file_answer(blob, range).map(Some),
             Start::NotYours => return Ok(None),
             Start::Began(follower) => {
-                self.prefetch_beside(origin, digest);
+                if !origin.unattended {
+                    self.prefetch_beside(origin, digest);
+                }
                 (follower, true)
             }
             Start::Joined(follower) => (follower, false),

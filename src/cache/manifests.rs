@@ -80,6 +80,7 @@ impl Cache {
             return Ok(Served::new(manifest, CacheResult::Hit));
         }
         self.refuse_again(origin, digest)?;
+        origin.refuse_unattended()?;
         if let Some(word) = self.manifest_through(origin, digest).await {
             return word;
         }

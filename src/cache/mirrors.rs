@@ -104,16 +104,35 @@ impl Mirror {
 }
 
 impl Origin {
-    /// The upstream and its mirrors, as they are asked for content by digest: those that are well first,
+    /// The upstream and its mirrors, as they are asked for a manifest by digest: those that are well first,
     /// otherwise as they are configured.
-    pub(super) fn places(&self) -> Vec<Place> {
-        let is_held_off = |upstream: &Upstream| upstream.held_off(Purpose::Revalidate).is_some();
+    pub(super) fn manifest_places(&self) -> Vec<Place> {
+        self.places(is_held_off)
+    }
+
+    /// The same for a blob, which is asked for at once. Those whose blobs failed lately come last too, but for
+    /// one blob after a while, with which it is seen whether they come again.
+    pub(super) fn blob_places(&self) -> Vec<Place> {
+        let places = self.places(|upstream| is_held_off(upstream) || upstream.blobs_come_last());
+        match places.first() {
+            Some(Place::Primary) => self.upstream.iter().for_each(Upstream::blobs_asked_first),
+            Some(Place::Mirror(mirror)) => mirror.upstream.blobs_asked_first(),
+            None => {}
+        }
+        places
+    }
+
+    fn places(&self, is_held_off: impl Fn(&Upstream) -> bool) -> Vec<Place> {
         let primary = self.upstream.as_ref().map(|upstream| (is_held_off(upstream), Place::Primary));
         let mirrors = self.mirrors.iter().map(|mirror| (is_held_off(&mirror.upstream), Place::Mirror(mirror.clone())));
         let mut places: Vec<_> = primary.into_iter().chain(mirrors).collect();
         places.sort_by_key(|(is_held_off, _)| *is_held_off);
         places.into_iter().map(|(_, place)| place).collect()
     }
+}
+
+fn is_held_off(upstream: &Upstream) -> bool {
+    upstream.held_off(Purpose::Revalidate).is_some()
 }
 
 /// Whether a mirror may help after the upstream has failed so. That something does not exist, or is
@@ -130,7 +149,7 @@ impl Cache {
     pub(super) async fn fetch_digest(&self, origin: &Origin, digest: &Digest, purpose: Purpose) -> Result<ManifestBody, CacheError> {
         let reference = Reference::Digest(*digest);
         let mut failure = None;
-        for place in origin.places() {
+        for place in origin.manifest_places() {
             match place {
                 Place::Primary => match origin.reach()?.get_manifest(&origin.remote, &reference, purpose).await {
                     Err(error @ (UpstreamError::NotFound { .. } | UpstreamError::Denied { .. })) => return Err(error.into()),
@@ -188,7 +207,7 @@ impl Cache {
 
     /// A manifest of the first mirror that has it.
     async fn import_from_mirror(&self, origin: &Arc<Origin>, reference: &Reference) -> Option<Arc<CachedManifest>> {
-        for place in origin.places() {
+        for place in origin.manifest_places() {
             if let Place::Mirror(mirror) = place
                 && let Ok(body) = mirror.get_manifest(&origin.remote, reference).await
                 && let Ok(manifest) = self.import(origin, body)

@@ -8,7 +8,7 @@ use super::fill::Line;
 use crate::config::{FreshnessRule, Prefetch};
 use crate::oci::{Digest, RepositoryName};
 use crate::telemetry::metrics::RuleMetrics;
-use crate::upstream::{Replica, Replicas, Upstream, UpstreamError};
+use crate::upstream::{Replica, Replicas, Unavailability, Upstream, UpstreamError};
 
 /// A repository, and where it comes from.
 #[derive(Clone)]
@@ -21,6 +21,8 @@ pub struct Origin {
     pub rule: Arc<RuleOrigin>,
     /// Another replica asks: upstream is asked for it, and no third one.
     pub forwarded: bool,
+    /// It asks for what no client waits for: that comes behind what clients wait for, if at all.
+    pub unattended: bool,
 }
 
 /// What all repositories of a rule have in common; made once, when the rule is loaded.
@@ -91,6 +93,20 @@ impl Origin {
             Some(replicas) if !self.forwarded && self.upstream.is_some() => replicas.route(key, &self.source),
             Some(_) | None => Vec::new(),
         }
+    }
+
+    /// Whether pulls are kept for what clients wait for: no more are left than the rule's `quota_floor`.
+    pub(super) fn is_saving(&self) -> bool {
+        self.upstream.as_ref().is_some_and(Upstream::is_saving)
+    }
+
+    /// Refuses what no client waits for, while pulls are kept for what they do.
+    pub(super) fn refuse_unattended(&self) -> Result<(), UpstreamError> {
+        if !self.unattended || !self.is_saving() {
+            return Ok(());
+        }
+        let detail = "no client waits for it, and no more pulls are left than the rule's quota_floor".to_owned();
+        Err(UpstreamError::Unavailable { kind: Unavailability::QuotaFloor, retry_after: None, detail })
     }
 
     /// The upstream.

@@ -2,7 +2,8 @@
 //!
 //! Whoever asks for the first missing blob of an image wants the others too. Where the rule says so,
 //! they begin to fill: few at a time, and nobody's. So they take only what clients leave of the
-//! line, and are the first to be dropped where fills are too many. Nothing here is waited for.
+//! line, and are the first to be dropped where fills are too many. Under a rule's `quota_floor` nothing
+//! is prefetched. Nothing here is waited for.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use tokio::sync::Semaphore;
 use super::{Cache, Origin, Standing};
 use crate::config::Prefetch;
 use crate::oci::manifest::{Descriptor, ManifestSummary};
-use crate::oci::{Digest, Platform};
+use crate::oci::{Digest, Platform, Reference};
 
 /// Images whose blobs are being prefetched at one time; those beyond are left to their clients.
 const MAX_IMAGES: usize = 64;
@@ -86,14 +87,33 @@ impl Cache {
         let Some(index) = self.memory.indexed_by.get(&(origin.key(), *image)) else { return };
         let Some(index) = self.cached_manifest(origin, &index).await else { return };
         for (sibling, platform) in Platform::of_index(&index.bytes) {
-            if sibling != *image && is_wanted(&platform) && self.manifest_by_digest(origin, &sibling).await.is_ok() {
+            if sibling != *image && is_wanted(&platform) && self.prefetch_manifest(origin, &sibling).await {
                 self.memory.cold_images.invalidate(&(origin.key(), sibling));
                 self.prefetch_image(origin, &sibling).await;
             }
         }
     }
 
+    /// A manifest that no client waits for: there at the end, unless that spends what the rule keeps.
+    async fn prefetch_manifest(&self, origin: &Arc<Origin>, digest: &Digest) -> bool {
+        if self.cached_manifest(origin, digest).await.is_some() {
+            return true;
+        }
+        if origin.is_saving() {
+            return false;
+        }
+        // The owner knows what is left. Asked past the flights: a client would not be refused.
+        let Some(owner) = origin.manifest_route().into_iter().next() else {
+            return self.manifest_by_digest(origin, digest).await.is_ok();
+        };
+        let told = owner.for_nobody().get_manifest(&origin.repository, &Reference::Digest(*digest), false).await;
+        told.is_ok_and(|told| self.adopt(origin, told.value).is_ok())
+    }
+
     async fn prefetch_blob(&self, origin: &Arc<Origin>, blob: Descriptor) {
+        if origin.is_saving() {
+            return;
+        }
         let standing = self.standing(origin, &blob.digest).await;
         // What the source is known to have, the bucket has too, or had.
         if standing == Standing::Vouched && self.store.bucket.is_some() {

@@ -29,6 +29,10 @@ pub const VALIDATED_HEADER: HeaderName = HeaderName::from_static("headpond-repli
 /// Why an answer may be out of date.
 pub const STALE_HEADER: HeaderName = HeaderName::from_static("headpond-replica-stale");
 
+/// On a request: no client of the replica waits for the answer. Like `Range` it is not signed: who may change it can only have
+/// the answer come later, or not.
+pub const UNATTENDED_HEADER: HeaderName = HeaderName::from_static("headpond-replica-unattended");
+
 /// How far the clocks of two replicas may be apart, and how long a request may be under way.
 const MAX_AGE: Duration = Duration::from_secs(60);
 /// What the key for this purpose is derived with; others get others.

@@ -157,7 +157,7 @@ impl EdgeParts {
         let principal = self.authenticate(gate, parts, record).await?;
         let target = gate.rules.resolve(name, ns)?;
         record.target(&target);
-        Ok(gate.authorizer.authorize(&principal, action, target)?)
+        Ok(gate.authorizer.authorize(&principal, action, target)?.unattended(replica::is_unattended(&parts.headers)))
     }
 
     async fn authenticate(&self, gate: &Gate, parts: &Parts, record: &mut RequestRecord) -> Result<Principal, HttpError> {

@@ -1,15 +1,20 @@
-//! Answers to other replicas: what they are told beside what clients are, and the proof of it.
+//! Requests of other replicas, and answers to them: what they are told beside what clients are, and the proof of it.
 
 use axum::body::Body;
 use axum::http::header::CONTENT_LENGTH;
-use axum::http::{HeaderValue, Method, Response};
+use axum::http::{HeaderMap, HeaderValue, Method, Response};
 use http_body::Body as _;
 
 use super::error::HttpError;
 use super::request_record::RequestRecord;
 use super::v2::text;
-use crate::cluster::{ERROR_HEADER, PROOF_HEADER, RefusalKind, ReplicaKey, STALE_HEADER, VALIDATED_HEADER};
+use crate::cluster::{ERROR_HEADER, PROOF_HEADER, RefusalKind, ReplicaKey, STALE_HEADER, UNATTENDED_HEADER, VALIDATED_HEADER};
 use crate::registry::RegistryError;
+
+/// Whether a request says that no client waits for its answer.
+pub(super) fn is_unattended(headers: &HeaderMap) -> bool {
+    headers.contains_key(UNATTENDED_HEADER)
+}
 
 /// Tells a replica what upstream refused, so that it need not ask there itself. Of any other failure
 /// it learns only the status, and asks elsewhere.

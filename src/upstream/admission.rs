@@ -1,9 +1,10 @@
 //! The circuit as requests meet it: shared, shown in the metrics, and told of every outcome.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use super::allowance::SharedAllowance;
+use super::blob_health::BlobHealth;
 use super::circuit::{CircuitState, Failure, Machine};
 use super::quota::Quota;
 use super::standing::{Intent, Refusal, Standing, Ticket};
@@ -16,6 +17,8 @@ pub(super) struct Circuit {
     /// Host and port of the upstream, for messages.
     name: String,
     health: Mutex<Machine>,
+    /// Whether blobs come, wherever it redirects to.
+    blob_health: Mutex<BlobHealth>,
     /// Shared with the other endpoints of the source.
     allowance: Arc<SharedAllowance>,
     quota_probe: Duration,
@@ -26,8 +29,9 @@ pub(super) struct Circuit {
 
 impl Circuit {
     pub(super) fn new(name: String, limits: &UpstreamLimits, allowance: Arc<SharedAllowance>, clock: Clock) -> Arc<Self> {
-        let health = Mutex::new(Machine::new(limits));
-        let circuit = Arc::new(Self { name, health, allowance, quota_probe: limits.quota_probe, shown_in: Mutex::default(), clock });
+        let (health, blob_health) = (Mutex::new(Machine::new(limits)), Mutex::new(BlobHealth::new(limits)));
+        let quota_probe = limits.quota_probe;
+        let circuit = Arc::new(Self { name, health, blob_health, allowance, quota_probe, shown_in: Mutex::default(), clock });
         circuit.allowance.share_with(&circuit);
         circuit
     }
@@ -52,6 +56,12 @@ impl Circuit {
     pub(super) fn quota(&self) -> Option<Quota> {
         let now = self.clock.now();
         self.look(|standing| standing.quota(now).cloned())
+    }
+
+    /// Whether no more than so many pulls are left.
+    pub(super) fn saves(&self, quota_floor: u64) -> bool {
+        let now = self.clock.now();
+        self.look(|standing| standing.saves(quota_floor, now))
     }
 
     /// Lets a request through, to be settled by what it got.
@@ -92,6 +102,25 @@ impl Circuit {
 
     pub(super) fn slowed(&self) {
         self.changing(|standing| standing.slowed());
+    }
+
+    /// Whether others that have the same blobs are to be asked first.
+    pub(super) fn blobs_come_last(&self) -> bool {
+        self.blob_health().comes_last(self.clock.now())
+    }
+
+    /// A blob is asked for here before it is anywhere else.
+    pub(super) fn blobs_asked_first(&self) {
+        self.blob_health().asked_first(self.clock.now());
+    }
+
+    /// Begins to watch whether a blob comes.
+    pub(super) fn watch_blob(self: &Arc<Self>) -> BlobWatch {
+        BlobWatch { circuit: Arc::clone(self), epoch: self.blob_health().epoch() }
+    }
+
+    fn blob_health(&self) -> MutexGuard<'_, BlobHealth> {
+        self.blob_health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at the machines, or changes them, all at one moment.
@@ -210,6 +239,29 @@ impl Admission {
         };
         if let Some(ticket) = self.ticket.take() {
             self.circuit.changing(|standing| standing.failed(ticket, failure, now));
+        }
+    }
+}
+
+/// A blob that was asked for: tells whether it comes, wherever it comes from.
+pub(super) struct BlobWatch {
+    circuit: Arc<Circuit>,
+    epoch: u64,
+}
+
+impl BlobWatch {
+    /// Bytes came.
+    pub(super) fn brought(&self) {
+        self.circuit.blob_health().brought(self.epoch);
+    }
+
+    /// It does not come. That it is not there, or is refused, is an answer.
+    pub(super) fn failed(&self, error: &UpstreamError) {
+        match error {
+            UpstreamError::NotFound { .. } | UpstreamError::Denied { .. } => {}
+            UpstreamError::Unavailable { .. } | UpstreamError::TooManyRequests { .. } | UpstreamError::Lied { .. } => {
+                self.circuit.blob_health().failed(self.epoch, self.circuit.clock.now());
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use reqwest::header::{CONTENT_RANGE, HeaderMap, HeaderValue};
 use reqwest::{Method, Response, StatusCode, Url};
 use tokio::time::{Instant, timeout_at};
 
-use super::admission::Admission;
+use super::admission::{Admission, BlobWatch};
 use super::circuit::{Asking, Purpose};
 use super::content_range::ContentRange;
 use super::exchange::{Answer, Question};
@@ -18,6 +18,9 @@ use super::status::{Asked, check_uncompressed, content_length};
 use super::transport::{Lane, unavailable};
 use super::{Unavailability, Upstream, UpstreamError, UpstreamLimits};
 use crate::oci::{Digest, RepositoryName};
+
+/// A body of which so much has come is coming.
+const PROOF_BYTES: u64 = 1024 * 1024;
 
 /// The bytes of a blob on their way. Nothing of it is checked against the digest here.
 pub struct BlobStream {
@@ -35,6 +38,9 @@ pub struct BlobStream {
     is_over: bool,
     /// Forgotten when the body breaks off.
     landing: Option<Landing>,
+    /// Told how it ends; `None` if nobody wants to know.
+    watch: Option<BlobWatch>,
+    has_brought: bool,
 }
 
 impl Upstream {
@@ -61,15 +67,27 @@ impl Upstream {
         digest: &Digest,
         range: Option<Range<u64>>,
     ) -> Result<BlobStream, UpstreamError> {
+        let watch = self.endpoint.circuit.watch_blob();
         if let Some(range) = &range
             && let Some(outcome) = self.ask_landing(repository, digest, range).await
         {
-            return outcome;
+            return watched(outcome, watch);
         }
         let mut admission = self.admit(Asking::Blob, Purpose::Fetch)?;
         let outcome = self.in_time(self.ask_bytes(repository, digest, range, &mut admission)).await;
         admission.settle(&outcome);
-        outcome
+        watched(outcome, watch)
+    }
+
+    /// Whether its blobs failed lately, so that others which have them are to be asked first.
+    #[must_use]
+    pub fn blobs_come_last(&self) -> bool {
+        self.endpoint.circuit.blobs_come_last()
+    }
+
+    /// A blob is about to be asked for here before it is anywhere else: after a failure, as the probe.
+    pub fn blobs_asked_first(&self) {
+        self.endpoint.circuit.blobs_asked_first();
     }
 
     async fn ask_length(
@@ -169,6 +187,17 @@ impl Upstream {
     }
 }
 
+/// Has the end of a blob told, or its failure.
+fn watched(outcome: Result<BlobStream, UpstreamError>, watch: BlobWatch) -> Result<BlobStream, UpstreamError> {
+    match outcome {
+        Ok(stream) => Ok(BlobStream { watch: Some(watch), ..stream }),
+        Err(error) => {
+            watch.failed(&error);
+            Err(error)
+        }
+    }
+}
+
 /// `bytes=first-last`. An empty range is asked for as nothing but its first byte.
 pub(super) fn range_header(range: &Range<u64>) -> Option<HeaderValue> {
     let text = match range.end {
@@ -236,6 +265,8 @@ impl BlobStream {
             stall: StallWatch::new(limits.stall_timeout, limits.min_progress_bytes),
             is_over: false,
             landing: None,
+            watch: None,
+            has_brought: false,
         })
     }
 
@@ -260,9 +291,9 @@ impl BlobStream {
             Ok(Ok(Some(piece))) => self.received(piece),
             Ok(Ok(None)) => {
                 self.is_over = true;
-                let missing = self.missing();
-                self.forget_landing(missing.is_some());
-                return missing.map(Err);
+                let missing = self.missing().map_or(Ok(()), Err);
+                self.note(missing.as_ref().err());
+                return missing.err().map(Err);
             }
             Ok(Err(error)) => Err(unavailable(&error, &self.asked.url)),
             Err(_) => Err(UpstreamError::unavailable(
@@ -271,13 +302,24 @@ impl BlobStream {
             )),
         };
         self.is_over = piece.is_err();
-        self.forget_landing(piece.is_err());
+        if piece.is_err() || self.received_bytes >= self.end.map_or(PROOF_BYTES, |end| PROOF_BYTES.min(end - self.start)) {
+            self.note(piece.as_ref().err());
+        }
         Some(piece)
     }
 
-    fn forget_landing(&self, broke_off: bool) {
-        if let Some(landing) = self.landing.as_ref().filter(|_| broke_off) {
-            landing.forget();
+    /// It comes, or has broken off: tells who wants to know.
+    fn note(&mut self, failure: Option<&UpstreamError>) {
+        match (failure, &self.watch) {
+            (Some(error), watch) => {
+                self.landing.iter().for_each(Landing::forget);
+                watch.iter().for_each(|watch| watch.failed(error));
+            }
+            (None, Some(watch)) if !self.has_brought => {
+                watch.brought();
+                self.has_brought = true;
+            }
+            (None, _) => {}
         }
     }
 

@@ -70,6 +70,12 @@ impl Upstream {
         self.endpoint.circuit.quota()
     }
 
+    /// Whether no more pulls are left than the rule keeps for what clients wait for.
+    #[must_use]
+    pub fn is_saving(&self) -> bool {
+        self.endpoint.circuit.saves(self.quota_floor)
+    }
+
     /// What a HEAD of a manifest for `purpose` would be refused with now, without asking; `None` if it
     /// would be made.
     #[must_use]

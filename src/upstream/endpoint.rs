@@ -100,7 +100,7 @@ impl Endpoint {
             challenge: ArcSwapOption::empty(),
             refuses_blob_heads: AtomicBool::new(false),
             credentials,
-            landings: Landings::new(),
+            landings: Landings::new(settings.limits.max_landings_bytes),
             clock,
             settings,
         }))

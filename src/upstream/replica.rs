@@ -21,7 +21,7 @@ use super::retry_after::retry_after;
 use super::status::{Asked, body_within, content_length};
 use super::{BlobStream, ManifestBody, ManifestHead, Unavailability, UpstreamBuildError, UpstreamError, UpstreamLimits, transport};
 use crate::clock::Clock;
-use crate::cluster::{self, Cluster, RefusalKind, ReplicaKey, STALE_HEADER, Signed, VALIDATED_HEADER};
+use crate::cluster::{self, Cluster, RefusalKind, ReplicaKey, STALE_HEADER, Signed, UNATTENDED_HEADER, VALIDATED_HEADER};
 use crate::oci::{Digest, ManifestSummary, Reference, RepositoryName, Tag};
 use crate::telemetry::metrics::ReplicaResult;
 
@@ -55,6 +55,8 @@ pub struct Replica {
     parts: Arc<Parts>,
     address: SocketAddr,
     source: Arc<str>,
+    /// No client waits for what it is asked for.
+    is_for_nobody: bool,
 }
 
 /// What a replica told.
@@ -99,7 +101,7 @@ impl Replicas {
     /// when that falls to this replica.
     #[must_use]
     pub fn route(&self, key: &str, source: &Arc<str>) -> Vec<Replica> {
-        let replica = |address| Replica { parts: Arc::clone(&self.parts), address, source: Arc::clone(source) };
+        let replica = |address| Replica { parts: Arc::clone(&self.parts), address, source: Arc::clone(source), is_for_nobody: false };
         self.parts.cluster.route(key).into_iter().map(replica).collect()
     }
 }
@@ -109,6 +111,18 @@ impl Replica {
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The same, asked for what no client waits for: there it comes behind what clients wait for, if at all.
+    #[must_use]
+    pub fn for_nobody(self) -> Self {
+        Self { is_for_nobody: true, ..self }
+    }
+
+    /// Whether it is asked so.
+    #[must_use]
+    pub const fn is_for_nobody(&self) -> bool {
+        self.is_for_nobody
     }
 
     /// What a reference names. `now` has the replica ask upstream whatever it knows.
@@ -233,6 +247,9 @@ impl Replica {
         let Signed { authorization, nonce } = self.parts.key.sign(&line, source, self.parts.clock.now());
         let mut request = Request::new(question.method.clone(), url.clone());
         *request.headers_mut() = question.headers(&authorization);
+        if self.is_for_nobody {
+            request.headers_mut().insert(UNATTENDED_HEADER, HeaderValue::from_static("1"));
+        }
         let response = self.parts.client.execute(request).await.map_err(|error| transport::unavailable(&error, url))?;
         if self.parts.key.is_proven(&nonce, response.status().as_u16(), response.headers()) {
             return Ok(response);

@@ -127,6 +127,8 @@ pub struct UpstreamLimits {
     pub max_token_bytes: usize,
     /// Tokens remembered, one for each repository in use. Default 10 000.
     pub max_tokens: u64,
+    /// What is remembered of where blobs were redirected to, in bytes. Default 4 MiB.
+    pub max_landings_bytes: u64,
     /// As much of an error's body is read, in bytes, to quote it. Default 16 KiB.
     pub max_error_bytes: usize,
     /// Idle connections kept for each host. Default 32.
@@ -158,6 +160,7 @@ impl Default for UpstreamLimits {
             max_blob_bytes: 256 * 1024 * 1024 * 1024,
             max_token_bytes: 64 * 1024,
             max_tokens: 10_000,
+            max_landings_bytes: 4 * 1024 * 1024,
             max_error_bytes: 16 * 1024,
             max_idle_connections: 32,
             idle_timeout: Duration::from_secs(60),

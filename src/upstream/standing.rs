@@ -74,6 +74,11 @@ impl Standing<'_> {
         self.allowance.quota.current(now)
     }
 
+    /// Whether no more than so many pulls are left, as far as that counts.
+    pub(super) fn saves(&self, quota_floor: u64, now: SystemTime) -> bool {
+        self.allowance.quota.saved_for(quota_floor, now).is_some()
+    }
+
     /// Enters what was told. True if it is news.
     pub(super) fn told(&mut self, quota: &Quota, now: SystemTime) -> bool {
         self.allowance.quota.enter(quota, now)

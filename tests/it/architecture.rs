@@ -45,7 +45,16 @@ const ONLY_THESE_NAMES: [(&str, &str, &[&str]); 4] = [
     (
         "http",
         "cluster",
-        &["ERROR_HEADER", "PROOF_HEADER", "RefusalKind", "ReplicaKey", "ReplicaRequest", "STALE_HEADER", "VALIDATED_HEADER"],
+        &[
+            "ERROR_HEADER",
+            "PROOF_HEADER",
+            "RefusalKind",
+            "ReplicaKey",
+            "ReplicaRequest",
+            "STALE_HEADER",
+            "UNATTENDED_HEADER",
+            "VALIDATED_HEADER",
+        ],
     ),
 ];
 

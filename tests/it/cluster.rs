@@ -3,6 +3,7 @@
 mod blobs;
 mod failing;
 mod freshness;
+mod prefetch;
 mod sharing;
 mod signature;
 

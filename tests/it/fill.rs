@@ -10,6 +10,7 @@ mod parallel;
 mod places;
 mod ranges;
 mod registries;
+mod turns;
 mod vouching;
 
 use std::time::Duration;

@@ -1,6 +1,8 @@
 //! Mirrors of an upstream: asked when it fails, believed by digest, and never more than it.
 
 mod blobs;
+mod health;
+mod parallel;
 mod tags;
 
 use bytes::Bytes;

@@ -77,20 +77,24 @@ async fn heads_prefetch_nothing() {
     assert_eq!(fake.requests_matching("GET", "/blobs/"), 0);
 }
 
+/// An index of images with their platforms.
+pub(crate) fn index_of(images: &[(&Image, &str)]) -> String {
+    let manifest = |(image, platform): &(&Image, &str)| {
+        let (os, architecture) = platform.split_once('/').unwrap();
+        serde_json::json!({
+            "mediaType": MediaType::OCI_MANIFEST, "digest": image.digest, "size": image.manifest.len(),
+            "platform": {"os": os, "architecture": architecture},
+        })
+    };
+    let manifests: Vec<_> = images.iter().map(manifest).collect();
+    serde_json::json!({"schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": manifests}).to_string()
+}
+
 /// Puts an index of images for these platforms. The images, in order.
 fn put_index(fake: &FakeUpstream, platforms: &[&str]) -> Vec<Image> {
     let images: Vec<_> = (1..).zip(platforms).map(|(seed, _)| fake.put_image("library/x", "part", &layers(seed))).collect();
-    let manifests: Vec<_> = std::iter::zip(&images, platforms)
-        .map(|(image, platform)| {
-            let (os, architecture) = platform.split_once('/').unwrap();
-            serde_json::json!({
-                "mediaType": MediaType::OCI_MANIFEST, "digest": image.digest, "size": image.manifest.len(),
-                "platform": {"os": os, "architecture": architecture},
-            })
-        })
-        .collect();
-    let index = serde_json::json!({"schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": manifests});
-    fake.put_manifest("library/x", "1", index.to_string(), MediaType::OCI_INDEX);
+    let with_platforms: Vec<_> = images.iter().zip(platforms.iter().copied()).collect();
+    fake.put_manifest("library/x", "1", index_of(&with_platforms), MediaType::OCI_INDEX);
     images
 }
 
@@ -189,4 +193,51 @@ async fn what_is_prefetched_is_dropped_for_a_client() {
     tokio::join!(first, others);
     server.wait_for_fills().await;
     assert!(server.stored_blobs().contains(&wanted.hex().to_string()), "it is kept");
+}
+
+/// Has every answer about manifests tell so many pulls that are left.
+fn tell(fake: &FakeUpstream, remaining: u64) {
+    fake.on(On::Manifests).always(Fault::Header("ratelimit-limit", "100;w=21600".to_owned()));
+    fake.on(On::Manifests).always(Fault::Header("ratelimit-remaining", format!("{remaining};w=21600")));
+}
+
+#[tokio::test]
+async fn under_the_floor_nothing_is_prefetched() {
+    let fake = FakeUpstream::start().await;
+    let images = put_index(&fake, &["linux/amd64", "linux/arm64"]);
+    let other = fake.put_image("library/y", "1", &layers(7));
+    let server = Headpond::with(&fake, "prefetch: all\nquota_floor: 20", "").await;
+    tell(&fake, 20);
+    for reference in ["1".to_owned(), images[0].digest.to_string()] {
+        assert_eq!(server.get(&format!("/v2/up/library/x/manifests/{reference}")).await.status, StatusCode::OK);
+    }
+    pull(&server, &images[0].layers[0]).await;
+    server.wait_for_fills().await;
+    assert_eq!(fake.requests_matching("GET", "/blobs/"), 1);
+    // Over it, all of another image comes, and nothing of what was left.
+    fake.clear_faults();
+    tell(&fake, 21);
+    assert_eq!(server.get("/v2/up/library/y/manifests/1").await.status, StatusCode::OK);
+    assert_eq!(server.get(&format!("/v2/up/library/y/blobs/{}", other.layers[0])).await.digest(), other.layers[0]);
+    server.wait_for_metric("headpond_prefetches_total", 3).await;
+    server.wait_for_fills().await;
+    assert_eq!((fake.requests_matching("GET", "/blobs/"), fake.manifest_gets()), (1 + 4, 3));
+}
+
+#[tokio::test]
+async fn pulls_that_run_out_meanwhile_end_the_prefetch() {
+    let fake = FakeUpstream::start().await;
+    let images = put_index(&fake, &["linux/amd64", "linux/arm64", "linux/s390x"]);
+    let server = Headpond::with(&fake, "prefetch: all\nquota_floor: 20", "").await;
+    for reference in ["1".to_owned(), images[0].digest.to_string()] {
+        assert_eq!(server.get(&format!("/v2/up/library/x/manifests/{reference}")).await.status, StatusCode::OK);
+    }
+    // The manifest of the second platform is the last one that may be spent.
+    tell(&fake, 20);
+    pull(&server, &images[0].layers[0]).await;
+    fake.wait_until_requests("GET", &format!("/manifests/{}", images[1].digest), 1).await;
+    server.wait_for_metric("headpond_prefetches_total", 3).await;
+    server.wait_for_fills().await;
+    let of_others: usize = images[1..].iter().flat_map(blobs_of).map(|blob| gets(&fake, blob)).sum();
+    assert_eq!((of_others, fake.requests_matching("GET", &format!("/manifests/{}", images[2].digest))), (0, 0));
 }

@@ -137,6 +137,10 @@ impl Fills {
         let (suspects, bucket) = self.bucket_for(&digest, standing);
         let fill = Arc::new(Fill::new(digest, origin.key(), expected_bytes, bucket.clone(), suspects.others));
         let follower = self.follow(Arc::clone(&fill), origin, demand);
+        if origin.unattended && (!self.has_room_unfollowed(&running, &digest) || origin.is_saving()) {
+            fill.abandon();
+            return Start::Began(follower);
+        }
         if self.not_kept.contains_key(&digest) {
             fill.stream_past_the_store();
             return Start::Began(follower);
@@ -162,10 +166,8 @@ impl Fills {
         verified: Verified,
     ) -> Option<Arc<Fill>> {
         let running = self.lock();
-        let unfollowed = under_way(&running).filter(|running| running.fill.is_unfollowed()).count();
-        let has_room = fetching(&running).count() < self.limits.max_fills && unfollowed < self.limits.max_unfollowed;
         let is_here = || !matches!(self.blobs.open(&digest), Ok(None));
-        if !has_room || running.contains_key(&digest) || self.not_kept.contains_key(&digest) || is_here() {
+        if !self.has_room_unfollowed(&running, &digest) || running.contains_key(&digest) || is_here() {
             return None;
         }
         let (suspects, bucket) = self.bucket_for(&digest, standing);
@@ -173,6 +175,13 @@ impl Fills {
         let sources = Sources::new(Arc::clone(origin), digest, bucket, suspects);
         self.launch(running, Arc::clone(&fill), origin, sources, verified);
         Some(fill)
+    }
+
+    /// Whether a blob may begin to come that no client has asked for.
+    fn has_room_unfollowed(&self, running: &HashMap<Digest, Running>, digest: &Digest) -> bool {
+        let unfollowed = under_way(running).filter(|running| running.fill.is_unfollowed()).count();
+        let has_room = fetching(running).count() < self.limits.max_fills && unfollowed < self.limits.max_unfollowed;
+        has_room && !self.not_kept.contains_key(digest)
     }
 
     /// Who is not asked for a blob, and the bucket if it is. The bucket holds blobs of every source: what it

@@ -43,14 +43,17 @@ enum Step {
 }
 
 impl Follower {
-    /// Follows `fill` for `demand`, half open; an end of `u64::MAX` is the blob's end.
+    /// Follows `fill` for `demand`, half open; an end of `u64::MAX` is the blob's end. A replica of which no client
+    /// waits gets what comes, and is no reason for it to come.
     pub(super) fn new(fill: Arc<Fill>, fills: Fills, origin: Arc<Origin>, bypasses: Bypasses, demand: Range<u64>) -> Self {
-        fill.follow();
+        if !origin.unattended {
+            fill.follow();
+            fill.add_demand(&demand);
+            origin.metrics.all().followers_inflight.inc();
+        }
         if origin.forwarded {
             fill.feed_replica();
         }
-        fill.add_demand(&demand);
-        origin.metrics.all().followers_inflight.inc();
         let progress = fill.progress.subscribe();
         Self {
             fill,
@@ -163,6 +166,9 @@ impl Follower {
     /// comes if it wants all of that; one of another interval gets its bytes without, as no part of
     /// a blob can be verified by itself.
     async fn leave(&mut self, from: u64, hasher: DigestHasher, total_bytes: Option<u64>) -> Result<Option<u64>, FillError> {
+        if self.origin.unattended {
+            return Err(FillError::Dropped);
+        }
         let hasher = (self.position == from).then_some(hasher);
         let demand = self.position..self.demand.end;
         let total_bytes = total_bytes.or(self.fill.expected_bytes);
@@ -177,8 +183,11 @@ impl Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        self.fill.remove_demand(&self.demand);
+        if self.origin.unattended {
+            return;
+        }
         self.origin.metrics.all().followers_inflight.dec();
+        self.fill.remove_demand(&self.demand);
         if self.fill.unfollow() {
             self.fills.unfollowed();
         }

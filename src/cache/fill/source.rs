@@ -162,7 +162,7 @@ impl Sources {
     /// Upstream or a mirror, in the order of their health as it is when a round begins.
     fn next_of_round(&mut self) -> Source {
         if self.round.is_empty() {
-            let sources = self.origin.places().into_iter().map(|place| match place {
+            let sources = self.origin.blob_places().into_iter().map(|place| match place {
                 Place::Primary => Source::Upstream,
                 Place::Mirror(mirror) => Source::Mirror(mirror),
             });
@@ -187,6 +187,11 @@ impl Source {
     /// Whether it is neither this store nor another replica's.
     pub(super) const fn is_beyond(&self) -> bool {
         matches!(self, Self::Upstream | Self::Mirror(_))
+    }
+
+    /// Whether it is another replica, asked for what no client waits for.
+    pub(super) const fn is_for_nobody(&self) -> bool {
+        matches!(self, Self::Replica(replica) if replica.is_for_nobody())
     }
 
     /// Asks for a blob, or the interval `range` of it.

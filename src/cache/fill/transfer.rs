@@ -275,7 +275,8 @@ impl Transfer {
                 self.abort(other);
             }
         }
-        let source = self.open.get(&id).map_or(Source::Upstream, |open| open.source.clone());
+        // It may have been let go meanwhile.
+        let Some(source) = self.open.get(&id).map(|open| open.source.clone()) else { return Ok(()) };
         if let Some(error) = self.contradiction(&source, total_bytes) {
             if let Some(open) = self.open.get(&id) {
                 open.handle.abort();
@@ -344,6 +345,10 @@ impl Transfer {
             Err(error) => error,
         };
         tracing::debug!(digest = %self.fill.digest, at_bytes = finished.stood_at, %error, "a connection of a fill broke off");
+        if open.as_ref().is_some_and(|open| open.source.is_for_nobody()) {
+            // Once a client waits, the owner is asked anew.
+            return if self.is_given_up() { Err(FillError::Dropped.into()) } else { Ok(()) };
+        }
         let error = match open.map(|open| self.sources.leave(open.number, error.clone())) {
             Some(Next::Other) => return Ok(()),
             Some(Next::Final(error)) => return Err(Stop::Failed(error.into())),

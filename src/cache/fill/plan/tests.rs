@@ -163,6 +163,98 @@ fn what_a_broken_connection_left_comes_before_what_is_further_on() {
     assert_eq!(plan.next(&coverage, &[]).unwrap().range, Some(21 * MIB..32 * MIB));
 }
 
+#[test]
+fn a_demand_far_off_takes_the_place_of_what_is_furthest_ahead() {
+    let mut plan = Plan::new(3, Some(500 * MIB));
+    plan.share_among(3);
+    let none = Coverage::default();
+    while plan.next(&none, &whole()).is_some() {}
+    assert_eq!(plan.make_room(&none, &whole(), true), None, "nobody waits");
+    let demands = [0..u64::MAX, 400 * MIB..401 * MIB];
+    assert_eq!(plan.next(&none, &demands), None, "all are taken");
+    assert_eq!(plan.make_room(&none, &demands, true), Some(3), "it is at 32 MiB, where nobody reads for long");
+    assert_eq!(plan.make_room(&none, &demands, true), None, "one is enough");
+    assert_eq!(plan.next(&none, &demands).unwrap().range, Some(400 * MIB..401 * MIB));
+    assert_eq!(plan.make_room(&none, &demands, true), None, "it has one");
+    plan.advance(4, MIB);
+    plan.finish(4);
+    assert_eq!(plan.next(&covered(&[400 * MIB..401 * MIB]), &whole()).unwrap().range, Some(32 * MIB..48 * MIB), "what was left");
+}
+
+#[test]
+fn a_demand_takes_the_place_of_a_connection_where_others_have_the_line() {
+    let mut plan = Plan::new(4, Some(500 * MIB));
+    let demands = [200 * MIB..201 * MIB];
+    plan.next(&Coverage::default(), &[]);
+    assert_eq!(plan.make_room(&Coverage::default(), &demands, true), None, "another one may be opened");
+    assert_eq!(plan.make_room(&Coverage::default(), &demands, false), Some(1));
+    assert_eq!(plan.next(&Coverage::default(), &demands).unwrap().range, Some(200 * MIB..201 * MIB));
+}
+
+#[test]
+fn room_that_went_to_another_blob_is_made_again_after_a_while() {
+    let mut plan = Plan::new(4, Some(500 * MIB));
+    plan.share_among(2);
+    while plan.next(&Coverage::default(), &whole()).is_some() {}
+    let demands = [0..u64::MAX, 400 * MIB..401 * MIB];
+    assert_eq!(plan.make_room(&Coverage::default(), &demands, false), Some(2));
+    plan.advance(1, 7 * MIB);
+    assert_eq!(plan.make_room(&covered(&[0..7 * MIB]), &demands, false), None);
+    assert_eq!(plan.connections[0].left(), 9 * MIB, "it may still get the place that has become free");
+    plan.connections[0].end = 500 * MIB;
+    plan.advance(1, MIB);
+    assert_eq!(plan.make_room(&covered(&[0..8 * MIB]), &demands, false), None);
+    assert_eq!(plan.connections[0].left(), SEGMENT_BYTES, "now the last one takes turns");
+}
+
+#[test]
+fn demands_take_turns_where_every_connection_is_needed() {
+    let mut plan = Plan::new(1, Some(500 * MIB));
+    plan.next(&Coverage::default(), &whole());
+    plan.advance(1, MIB);
+    let demands = [0..u64::MAX, 400 * MIB..420 * MIB];
+    assert_eq!(plan.make_room(&covered(&[0..MIB]), &demands, true), None);
+    assert_eq!(plan.advance(1, 9 * MIB), (MIB..9 * MIB, true), "it ends after a segment");
+    plan.finish(1);
+    let mut coverage = covered(&[0..9 * MIB]);
+    for (id, expected) in [(2, 400 * MIB), (3, 9 * MIB), (4, 408 * MIB), (5, 17 * MIB), (6, 416 * MIB)] {
+        let range = plan.next(&coverage, &demands).unwrap().range.unwrap();
+        assert_eq!((range.start, range.end - range.start <= SEGMENT_BYTES), (expected, true), "{range:?}");
+        plan.advance(id, range.end - range.start);
+        plan.finish(id);
+        coverage.add(range);
+    }
+    assert_eq!(plan.next(&coverage, &demands).unwrap().range, Some(25 * MIB..400 * MIB), "nobody else waits any more");
+}
+
+#[test]
+fn what_one_source_does_not_have_is_not_held_against_the_next() {
+    let mut plan = Plan::new(4, Some(100 * MIB));
+    plan.ask(1);
+    plan.next(&covered(&[0..MIB]), &[]);
+    assert!(plan.without_ranges(1).is_empty());
+    plan.ask(1);
+    plan.finish(1);
+    assert_eq!(plan.next(&covered(&[0..MIB]), &[]).unwrap().range, None, "this one has no ranges");
+    plan.finish(2);
+    plan.ask(2);
+    assert_eq!(plan.next(&covered(&[0..MIB]), &[]).unwrap().range, Some(MIB..100 * MIB));
+    assert_eq!(plan.next(&covered(&[0..MIB]), &[50 * MIB..51 * MIB]).unwrap().range, Some(50 * MIB..51 * MIB));
+}
+
+#[test]
+fn a_late_answer_of_a_source_that_was_left_ends_nothing_but_itself() {
+    let mut plan = Plan::new(4, Some(100 * MIB));
+    let demands = [0..u64::MAX, 60 * MIB..61 * MIB];
+    plan.next(&Coverage::default(), &demands);
+    plan.next(&Coverage::default(), &demands);
+    plan.finish(1);
+    plan.ask(1);
+    assert_eq!(plan.next(&Coverage::default(), &demands).unwrap().range, Some(0..60 * MIB));
+    assert_eq!(plan.without_ranges(2), [2]);
+    assert_eq!(plan.next(&Coverage::default(), &demands).unwrap().range, Some(60 * MIB..61 * MIB));
+}
+
 /// What happens to a transfer.
 #[derive(Clone, Debug)]
 enum Happening {
@@ -173,6 +265,8 @@ enum Happening {
     Break(Index),
     /// A connection turns out to bring the whole blob.
     WholeInstead(Index),
+    /// Another source is asked from now on.
+    OtherSource,
     /// So many are to share the blob.
     Share(usize),
 }
@@ -188,6 +282,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         8 => (any::<Index>(), 1..6 * MIB).prop_map(|(which, length)| Happening::Bytes(which, length)),
         1 => any::<Index>().prop_map(Happening::Break),
         1 => any::<Index>().prop_map(Happening::WholeInstead),
+        1 => Just(Happening::OtherSource),
         2 => (0..6usize).prop_map(Happening::Share),
     ]
 }
@@ -234,10 +329,14 @@ impl Model {
             }
             Happening::WholeInstead(which) => {
                 if let Some(id) = self.pick(which).filter(|_| self.plan.ranges) {
-                    self.plan.without_ranges(id);
-                    assert_eq!(self.plan.connections.len(), 1);
+                    let is_asked = self.plan.connections.iter().any(|it| it.id == id && it.source == self.plan.source);
+                    let over = self.plan.without_ranges(id);
+                    assert_eq!(self.plan.ranges, !is_asked);
+                    assert!(if is_asked { self.plan.connections.len() == 1 } else { over == [id] });
+                    self.restarts += u64::from(is_asked);
                 }
             }
+            Happening::OtherSource => self.plan.ask(self.plan.source + 1),
             Happening::Share(connections) => self.plan.share_among(*connections),
         }
     }
@@ -256,7 +355,11 @@ impl Model {
 
     /// Opens what is to be opened, and checks what must always hold.
     fn open(&mut self) {
-        while let Some(assignment) = self.plan.next(&self.coverage, &self.demands) {
+        loop {
+            if let Some(over) = self.plan.make_room(&self.coverage, &self.demands, true) {
+                assert_eq!(self.plan.finish(over), None);
+            }
+            let Some(assignment) = self.plan.next(&self.coverage, &self.demands) else { break };
             self.restarts += u64::from(!self.plan.ranges);
             let start = assignment.range.map_or(0, |range| range.start);
             assert!(!self.plan.ranges || self.coverage.covered_to(start) == start, "what is asked for first is not there");
@@ -269,6 +372,20 @@ impl Model {
             assert!(pair[0].1 <= pair[1].0, "two connections own the same byte: {owned:?}");
         }
         assert!(!owned.is_empty() || self.coverage.is_complete(TOTAL), "nothing is fetched of what is missing");
+        self.check_who_waits();
+    }
+
+    /// A demand waits only while all connections bring what others need, and one of them is over soon.
+    fn check_who_waits(&self) {
+        let (plan, coverage) = (&self.plan, &self.coverage);
+        if !plan.ranges || self.demands.iter().all(|demand| plan.unmet(coverage, demand).is_none()) {
+            return;
+        }
+        assert_eq!(plan.connections.len(), plan.max_connections);
+        let needed: Vec<_> = self.demands.iter().filter_map(|it| Some(coverage.first_gap(plan.within(it))?.start)).collect();
+        let all_needed = plan.connections.iter().all(|connection| needed.iter().any(|byte| connection.brings_soon(*byte)));
+        let ends_soon = plan.connections.iter().any(|connection| connection.left() <= SEGMENT_BYTES);
+        assert!(all_needed && ends_soon, "{needed:?} wait for {:?}", plan.connections);
     }
 }
 
@@ -286,7 +403,6 @@ proptest! {
             model.happens(happening);
             model.open();
         }
-        let without_ranges = !model.plan.ranges;
         model.demands.clear();
         model.plan.set_total(TOTAL);
         let mut rounds = 0;
@@ -298,9 +414,8 @@ proptest! {
             rounds += 1;
             prop_assert!(rounds < 1000, "it gets nowhere");
         }
-        // Only an upstream without ranges brings a byte again: all of them, once for each restart.
-        let restarts = if without_ranges { 1 + model.restarts } else { 0 };
-        prop_assert!(model.overlap <= restarts * TOTAL, "{} bytes came twice", model.overlap);
+        // Only a source without ranges brings a byte again: all of them, once for each restart.
+        prop_assert!(model.overlap <= model.restarts * TOTAL, "{} bytes came twice", model.overlap);
     }
 
     #[test]
@@ -332,5 +447,38 @@ proptest! {
             prop_assert!(gaps <= sharing as u64 * MAX_SHARE_BYTES, "{} MiB were left behind", gaps / MIB);
         }
         prop_assert_eq!(brought, SHARED);
+    }
+
+    #[test]
+    fn no_range_waits_for_the_front_however_few_connections_there_are(
+        max_connections in 1..4usize,
+        starts in prop::collection::vec(0..390 * MIB, 1..6),
+    ) {
+        const LENGTH: u64 = 400 * MIB;
+        let (mut plan, mut coverage) = (Plan::new(max_connections, Some(LENGTH)), Coverage::default());
+        plan.share_among(max_connections);
+        while plan.next(&coverage, &whole()).is_some() {}
+        let mut demands: Vec<_> = starts.iter().map(|start| *start..start + SEGMENT_BYTES).chain(whole()).collect();
+        demands.sort_by_key(|demand| (demand.start, demand.end));
+        let is_met = |coverage: &Coverage, start: u64| coverage.covered_to(start) >= start + SEGMENT_BYTES;
+        let mut rounds = 0;
+        while !starts.iter().all(|start| is_met(&coverage, *start)) {
+            loop {
+                plan.make_room(&coverage, &demands, true);
+                if plan.next(&coverage, &demands).is_none() {
+                    break;
+                }
+            }
+            for id in plan.connections.iter().map(|connection| connection.id).collect::<Vec<_>>() {
+                let (interval, done) = plan.advance(id, MIB);
+                coverage.add(interval);
+                if done {
+                    plan.finish(id);
+                }
+            }
+            rounds += 1;
+            // Each has at most two parts of a segment, and the front has its turn after each.
+            prop_assert!(rounds <= 4 * SEGMENT_BYTES / MIB * (starts.len() as u64 + 1), "a range still waits after {rounds} rounds");
+        }
     }
 }

@@ -95,7 +95,7 @@ impl Transfer {
             | FillError::TooManyBypasses => FillResult::Failed,
         };
         match &error {
-            FillError::Dropped => tracing::info!(%digest, rule, "a fill was dropped: no client follows it, and there are too many such"),
+            FillError::Dropped => tracing::info!(%digest, rule, "a fill was dropped: no client follows it, and there is no room for it"),
             // Told to the clients, whose requests are logged.
             FillError::Upstream(UpstreamError::NotFound { .. }) => tracing::debug!(%digest, rule, %error, "upstream does not have a blob"),
             FillError::Upstream(_)

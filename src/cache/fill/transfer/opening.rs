@@ -31,12 +31,23 @@ impl Transfer {
             return Ok(());
         }
         self.leave_replicas();
+        self.ask_for_clients();
         let demands = self.fill.demands();
         loop {
             let (number, source) = self.sources.current();
+            let source = match source {
+                Source::Replica(replica) if !self.fill.was_followed() => Source::Replica(replica.for_nobody()),
+                Source::Bucket(_) | Source::Replica(_) | Source::Upstream | Source::Mirror(_) => source,
+            };
             let kind = source.kind();
+            self.plan.ask(number);
             self.plan.share_among(self.sharing(kind));
-            let Some(way) = self.way(kind) else { return Ok(()) };
+            let way = self.way(kind);
+            let over = self.plan.make_room(&self.fill.progress.borrow().coverage, &demands, way.is_some());
+            if let Some(id) = over {
+                self.abort(id);
+            }
+            let Some(way) = way else { return Ok(()) };
             let assignment = self.plan.next(&self.fill.progress.borrow().coverage, &demands);
             let Some(assignment) = assignment else { return Ok(()) };
             if matches!(source, Source::Upstream) {
@@ -111,6 +122,14 @@ impl Transfer {
         self.let_go(|source| matches!(source, Source::Replica(_)));
     }
 
+    /// Another replica that was asked for what nobody waited for is asked anew, at the missing bytes, once a client
+    /// waits: so it learns of that.
+    fn ask_for_clients(&mut self) {
+        if self.fill.was_followed() {
+            self.let_go(Source::is_for_nobody);
+        }
+    }
+
     /// Gives its places on the line to those whom clients wait for, and waits for others.
     pub(super) fn give_way(&mut self) {
         self.let_go(Source::is_beyond);
@@ -124,6 +143,17 @@ impl Transfer {
             self.abort(id);
             self.plan.finish(id);
         }
+    }
+
+    /// The replica that owns it has refused what nobody waited for, or broken off. Ends the fill, unless a client has come:
+    /// that is no reason to go around the owner.
+    pub(super) fn is_given_up(&self) -> bool {
+        let is_given_up = !self.fill.was_followed();
+        if is_given_up {
+            // Before anything else, so that a client which comes now begins another one.
+            self.fill.drop_transfer();
+        }
+        is_given_up
     }
 
     pub(super) fn abort(&mut self, id: ConnectionId) {
