@@ -117,17 +117,21 @@ fn configuration(directory: &Path, max_bytes: Option<u64>) -> Config {
 }
 
 async fn measure(directory: &Path, blobs: u64, asked: Blobs) {
+    // One server has been there before: what any takes is not counted.
+    let empty = tempfile::tempdir_in(directory).unwrap();
+    ready(configuration(empty.path(), None)).await.0.shut_down().await.unwrap();
     let before_bytes = resident_bytes();
     let (running, ready) = ready(configuration(directory, None)).await;
     println!("ready to serve after {ready:.1?} (target 1 s)");
     let walking = Instant::now();
     walked(&running, blobs).await;
     println!("walked {} blobs in {:.1?}", blobs + HOT, walking.elapsed());
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let more_bytes = resident_bytes().saturating_sub(before_bytes);
-    println!("{} bytes of memory for each blob, with all else that a server takes (target 100)", more_bytes / (blobs + HOT));
+    let (running, hot) = (Arc::new(running), Arc::new(asked.hot));
+    load(&running, &hot, u64::MAX, Duration::from_secs(2)).await;
+    let used = resident_bytes().saturating_sub(before_bytes);
+    println!("{} bytes of memory for each blob (target 100); {} MiB in all", used / (blobs + HOT), resident_bytes() >> 20);
     let used_bytes = metric(&running, "headpond_storage_used_bytes");
-    running.shut_down().await.unwrap();
+    Arc::into_inner(running).unwrap().shut_down().await.unwrap();
 
     tokio::spawn(silent_upstream());
     let (running, _) = self::ready(configuration(directory, Some(used_bytes + (used_bytes / 64).min(64 << 20)))).await;
@@ -135,7 +139,6 @@ async fn measure(directory: &Path, blobs: u64, asked: Blobs) {
     // The records come after the blobs, and then their order.
     tokio::time::sleep(Duration::from_secs(5)).await;
     let running = Arc::new(running);
-    let hot = Arc::new(asked.hot);
     load(&running, &hot, u64::MAX, Duration::from_secs(2)).await;
     let (mut ratios, mut sums) = (Vec::new(), (Duration::ZERO, Duration::ZERO));
     for (round, digest) in asked.evicting.iter().enumerate() {

@@ -54,7 +54,7 @@ impl Endpoints {
                 source: upstream.source().as_str().into(),
                 upstream: Some(upstream),
                 mirrors: self.mirrors(rule, &config.limits, &rule_metrics, &mut in_use)?,
-                line: Arc::new(Line::new(line_limits(rule, &config.limits), rule_metrics.waiting_for_connection())),
+                line: Arc::new(Line::new(line_limits(rule, &config.limits), &rule_metrics)),
                 replicas: self.replicas.clone(),
                 freshness: rule.freshness.clone(),
                 prefetch: rule.prefetch.clone(),

@@ -11,7 +11,7 @@ mod reservation;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use tokio::sync::Notify;
 
@@ -35,6 +35,11 @@ const MAX_HEADROOM_BYTES: u64 = 64 * 1024 * 1024;
 /// Blobs that are taken out of the index at a time, while nobody else can look into it: who is served
 /// a hit waits for no more.
 const BATCH: usize = 8;
+/// Blobs that are evicted in one go. Where more have to go, the processor and the disk are left to those who are
+/// served a hit, most of the time.
+const BURST: usize = 64;
+/// Beyond that, so many times as long as evicting took nothing is evicted.
+const REST: u32 = 3;
 /// Uses that wait to be written to their files; more are written at a later use.
 const MAX_NOTES: usize = 65_536;
 /// How long the file system's word on its free space is believed.
@@ -274,13 +279,16 @@ impl Room {
 
     /// Evicts at least `wanted_bytes`, if there is as much. Returns how many it were. Whoever calls has
     /// the turn to evict.
+    #[expect(clippy::disallowed_methods, reason = "on a blocking thread, which rests for as long as its work took")]
     fn evict(&self, wanted_bytes: u64) -> u64 {
-        let mut freed_bytes = 0;
+        let (mut freed_bytes, mut count) = (0, 0);
         while freed_bytes < wanted_bytes && !self.is_stopping() {
+            let began = Instant::now();
             let taken = self.books().take_oldest(wanted_bytes - freed_bytes, BATCH);
             if taken.is_empty() {
                 break;
             }
+            count += taken.len();
             let mut left = taken.into_iter();
             let failed = left.by_ref().find(|blob| {
                 let is_removed = self.remove_file(&blob.digest);
@@ -294,6 +302,9 @@ impl Room {
             if let Some(failed) = failed {
                 self.books().stay(&failed, left.as_slice(), self.now_ms());
                 break;
+            }
+            if count > BURST {
+                std::thread::sleep(began.elapsed() * REST);
             }
         }
         freed_bytes

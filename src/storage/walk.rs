@@ -5,7 +5,7 @@
 //! Blobs come first, so that something can be evicted soon; then the records, which say which of the
 //! blobs are manifests and stay.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::fs::{self, DirEntry, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -19,6 +19,9 @@ use crate::oci::{Algorithm, Digest};
 
 /// Blobs, and pins, that are noted at a time.
 const BATCH: usize = 256;
+/// Blobs whose place in the order is not known yet, in one piece of memory. One that grew with the store would be
+/// copied each time, and leave as much behind again.
+const PIECE: usize = 65_536;
 /// Blobs that a later walk takes in; more are left to the next one.
 const MAX_UNKNOWN: usize = 100_000;
 
@@ -27,16 +30,20 @@ impl Room {
     pub fn walk(&self) {
         let mut first = FirstWalk { room: self, seen: Vec::with_capacity(BATCH), waiting: Vec::new() };
         let other_bytes = walk_store(self, &mut first);
-        let FirstWalk { mut waiting, .. } = first;
-        waiting.sort_unstable_by(|one, other| other.cmp(one));
-        for some in waiting.chunks(BATCH) {
-            self.books().index.settle(some);
+        let (mut newest_first, mut count) = (NewestFirst::of(first.waiting), 0);
+        loop {
+            let some: Vec<Waiting> = newest_first.by_ref().take(BATCH).collect();
+            if some.is_empty() {
+                break;
+            }
+            count += some.len();
+            self.books().index.settle(&some);
         }
         let mut books = self.books();
         books.walk_is_over();
         drop(books);
         self.walk_went_on();
-        tracing::debug!(blobs = waiting.len(), other_bytes, "the store has been walked");
+        tracing::debug!(blobs = count, other_bytes, "the store has been walked");
     }
 
     /// Counts again what is no blob: directories grow, and others may put something there. Takes in blobs
@@ -79,7 +86,35 @@ trait Finder {
 struct FirstWalk<'a> {
     room: &'a Room,
     seen: Vec<Seen>,
-    waiting: Vec<Waiting>,
+    waiting: Vec<Vec<Waiting>>,
+}
+
+/// All that waits, the most recently used first.
+struct NewestFirst {
+    /// Each with its newest at the end.
+    pieces: Vec<Vec<Waiting>>,
+    /// The newest of each, and where it is from.
+    ends: BinaryHeap<(Waiting, usize)>,
+}
+
+impl NewestFirst {
+    fn of(mut pieces: Vec<Vec<Waiting>>) -> Self {
+        pieces.iter_mut().for_each(|piece| piece.sort_unstable());
+        let ends = pieces.iter_mut().enumerate().filter_map(|(number, piece)| Some((piece.pop()?, number))).collect();
+        Self { pieces, ends }
+    }
+}
+
+impl Iterator for NewestFirst {
+    type Item = Waiting;
+
+    fn next(&mut self) -> Option<Waiting> {
+        let (newest, number) = self.ends.pop()?;
+        if let Some(next) = self.pieces.get_mut(number).and_then(Vec::pop) {
+            self.ends.push((next, number));
+        }
+        Some(newest)
+    }
 }
 
 impl Finder for FirstWalk<'_> {
@@ -92,7 +127,12 @@ impl Finder for FirstWalk<'_> {
     }
 
     fn end_of_directory(&mut self) {
-        self.room.books().saw(&self.seen, &mut self.waiting);
+        if self.waiting.last().is_none_or(|piece| piece.len() + self.seen.len() > PIECE) {
+            self.waiting.push(Vec::with_capacity(PIECE));
+        }
+        if let Some(piece) = self.waiting.last_mut() {
+            self.room.books().saw(&self.seen, piece);
+        }
         self.seen.clear();
     }
 
@@ -227,4 +267,20 @@ fn manifests_of(directory: &Path) -> Option<Algorithm> {
     let (algorithm, kind) = (last.next()?, last.next()?);
     let algorithm = [Algorithm::Sha256, Algorithm::Sha512].into_iter().find(|it| algorithm == it.as_str())?;
     (kind == super::layout::MANIFESTS).then_some(algorithm)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::index::Index;
+
+    #[test]
+    fn pieces_are_gone_through_from_the_newest_to_the_oldest() {
+        let mut index = Index::default();
+        let mut seen = |used_ms: u64| index.seen(&Digest::of(&used_ms.to_le_bytes()), 4096, used_ms, 1).unwrap();
+        let all: Vec<_> = (0..9).map(&mut seen).collect();
+        let pieces = [vec![4, 0, 7], vec![], vec![8], vec![2, 6, 1, 5, 3]];
+        let pieces = pieces.map(|piece| piece.into_iter().map(|number: usize| all[number]).collect()).to_vec();
+        assert!(NewestFirst::of(pieces).eq(all.iter().rev().copied()));
+    }
 }

@@ -238,6 +238,7 @@ impl Metrics {
             bytes_redirected: self.cache_bytes.with_label_values(&[rule, "redirected"]),
             upstream_ttfb: self.upstream_ttfb.with_label_values(&[rule]),
             circuit_state: self.circuit_state.with_label_values(&[rule]),
+            connections_waited_for: self.connections_waited_for.with_label_values(&[rule]),
             held_until: HELD_OFF.map(|requests| self.held_until.with_label_values(&[rule, requests])),
             distribution: DISTRIBUTION_TYPES.map(distribution),
             all: self.clone(),
@@ -312,6 +313,7 @@ struct RuleCounters {
     bytes_redirected: IntCounter,
     upstream_ttfb: Histogram,
     circuit_state: IntGauge,
+    connections_waited_for: IntGauge,
     /// For manifests and for blobs.
     held_until: [IntGauge; 2],
     /// Distribution's, for manifests and for blobs.
@@ -415,10 +417,14 @@ impl RuleMetrics {
         self.counters.all.quota_remaining.with_label_values(&[self.rule()]).set(gauge(remaining));
     }
 
-    /// The gauge of the blobs that wait for one of the rule's connections.
-    #[must_use]
-    pub fn waiting_for_connection(&self) -> IntGauge {
-        self.counters.all.connections_waited_for.with_label_values(&[self.rule()])
+    /// One blob more waits for one of the rule's connections.
+    pub fn waits_for_connection(&self) {
+        self.counters.connections_waited_for.inc();
+    }
+
+    /// One less does.
+    pub fn waited_for_connection(&self) {
+        self.counters.connections_waited_for.dec();
     }
 
     /// Counts what a mirror was asked for.

@@ -145,7 +145,7 @@ impl Fills {
             fill.stream_past_the_store();
             return Start::Began(follower);
         }
-        if fetching(&running).count() >= self.limits.max_fills && !drop_oldest_unfollowed(&running) {
+        if counted(&running).count() >= self.limits.max_fills && !drop_oldest_unfollowed(&running) {
             drop(running);
             fill.refuse(self.limits.max_fills);
             return Start::Began(follower);
@@ -180,7 +180,8 @@ impl Fills {
     /// Whether a blob may begin to come that no client has asked for.
     fn has_room_unfollowed(&self, running: &HashMap<Digest, Running>, digest: &Digest) -> bool {
         let unfollowed = under_way(running).filter(|running| running.fill.is_unfollowed()).count();
-        let has_room = fetching(running).count() < self.limits.max_fills && unfollowed < self.limits.max_unfollowed;
+        let has_room = under_way(running).filter(|running| !running.fill.is_in_line()).count() < self.limits.max_fills
+            && unfollowed < self.limits.max_unfollowed;
         has_room && !self.not_kept.contains_key(digest)
     }
 
@@ -254,9 +255,9 @@ fn under_way(running: &HashMap<Digest, Running>) -> impl Iterator<Item = &Runnin
     running.values().filter(|running| running.fill.is_fetching())
 }
 
-/// Those that take room, which is all that has not failed. One that waits for its first connection takes none yet: else
+/// Those that count, which is all that has not failed. One that waits for its first connection takes none yet: else
 /// the blobs of one rule, whose connections are all in use, would keep out those of all others.
-fn fetching(running: &HashMap<Digest, Running>) -> impl Iterator<Item = &Running> {
+fn counted(running: &HashMap<Digest, Running>) -> impl Iterator<Item = &Running> {
     running.values().filter(|running| !running.fill.is_given_up() && !running.fill.is_in_line())
 }
 

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use prometheus::IntGauge;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::sleep_until;
 
@@ -20,6 +19,7 @@ use self::pace::Pace;
 pub(super) use self::places::Place;
 use self::places::Places;
 use super::{Fill, FillError};
+use crate::telemetry::metrics::RuleMetrics;
 
 /// Bytes that a fill may take at a time.
 const QUANTUM_BYTES: u64 = 64 * 1024;
@@ -71,12 +71,12 @@ pub(super) struct LineShare {
 }
 
 impl Line {
-    /// A line with these limits. `waiting` is the gauge of the blobs that wait for a connection.
+    /// A line with these limits. `metrics` show how many blobs wait for a connection.
     #[must_use]
-    pub fn new(limits: LineLimits, waiting: IntGauge) -> Self {
+    pub fn new(limits: LineLimits, metrics: &RuleMetrics) -> Self {
         Self {
             connections: limits.connections,
-            places: limits.max_connections.map(|count| Places::new(count, waiting)),
+            places: limits.max_connections.map(|count| Places::new(count, metrics.clone())),
             connection_wait: limits.connection_wait,
             pace: limits.max_bytes_per_second.map(Pace::new),
         }

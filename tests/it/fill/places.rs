@@ -38,10 +38,10 @@ fn asked(fake: &FakeUpstream) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blob_keeps_its_place_between_its_connections() {
     let top = "limits: {parallel_above: 1MiB}";
-    let (fake, server, layers) = with_layers("max_connections: 2\nconnections: 2", top, &[24 * MIB, 8 * MIB, MIB]).await;
+    let (fake, server, layers) = with_layers("max_connections: 2\nconnections: 2", top, &[24 * MIB, 40 * MIB, MIB]).await;
     fake.on(On::BlobGet).always(Fault::Drip(64 * 1024, Duration::from_millis(10)));
     let (large, others) = (pull(&server, &layers[0]), async {
-        // Both places are the first blob's; the next one gets what that gives up first, the last one waits.
+        // Both places are the first blob's; the next one gets what that gives up first, and keeps it. The last one waits.
         fake.wait_until_requests("GET", "/blobs/", 2).await;
         let second = pull(&server, &layers[1]);
         let third = async {

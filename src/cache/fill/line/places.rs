@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use prometheus::IntGauge;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::{Counted, Line};
+use crate::telemetry::metrics::RuleMetrics;
 
 /// The places of a line.
 pub(super) struct Places {
@@ -16,7 +16,7 @@ pub(super) struct Places {
     changed: Notify,
     /// Blobs that clients wait for, and that wait for a place.
     waiting: AtomicUsize,
-    gauge: IntGauge,
+    metrics: RuleMetrics,
 }
 
 /// A place for one connection; free again when dropped.
@@ -44,7 +44,7 @@ struct Waiting<'a> {
 impl<'a> Waiting<'a> {
     fn new(places: &'a Places) -> Self {
         let counted = Counted::new(&places.waiting);
-        places.gauge.inc();
+        places.metrics.waits_for_connection();
         places.changed.notify_waiters();
         Self { places, _counted: counted }
     }
@@ -52,13 +52,13 @@ impl<'a> Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.places.gauge.dec();
+        self.places.metrics.waited_for_connection();
     }
 }
 
 impl Places {
-    pub(super) fn new(count: usize, gauge: IntGauge) -> Self {
-        Self { free: Arc::new(Semaphore::new(count)), changed: Notify::new(), waiting: AtomicUsize::new(0), gauge }
+    pub(super) fn new(count: usize, metrics: RuleMetrics) -> Self {
+        Self { free: Arc::new(Semaphore::new(count)), changed: Notify::new(), waiting: AtomicUsize::new(0), metrics }
     }
 
     /// Whether clients wait for a place.

@@ -1,22 +1,28 @@
 //! By count, in paused time.
 
 use futures::FutureExt;
-use prometheus::IntGauge;
 use tokio::time::Instant;
 
 use super::*;
 use crate::cache::origin::OriginKey;
 use crate::oci::{Digest, RepositoryName};
+use crate::telemetry::metrics::Metrics;
 
 fn line(max_connections: Option<usize>, max_bytes_per_second: Option<u64>) -> Arc<Line> {
-    Arc::new(Line::new(LineLimits { connections: 4, max_connections, connection_wait: WAIT, max_bytes_per_second }, gauge()))
+    Arc::new(Line::new(LineLimits { connections: 4, max_connections, connection_wait: WAIT, max_bytes_per_second }, &metrics()))
 }
 
 /// How long a client waits for a place.
 const WAIT: Duration = Duration::from_secs(60);
 
-fn gauge() -> IntGauge {
-    IntGauge::new("waiting", "waiting").unwrap()
+fn metrics() -> RuleMetrics {
+    Metrics::new().unwrap().for_rule("up")
+}
+
+fn waiting(metrics: &RuleMetrics) -> u64 {
+    let text = String::from_utf8(metrics.all().expose().unwrap()).unwrap();
+    let name = r#"headpond_upstream_connections_waited_for{rule="up"} "#;
+    text.lines().find_map(|line| line.strip_prefix(name)?.parse().ok()).unwrap()
 }
 
 fn fill(followers: usize) -> Arc<Fill> {
@@ -125,19 +131,19 @@ async fn a_client_waits_so_long_and_no_longer() {
 
 #[tokio::test]
 async fn those_who_wait_are_counted_for_as_long_as_they_do() {
-    let gauge = gauge();
+    let metrics = metrics();
     let limits = LineLimits { connections: 4, max_connections: Some(1), connection_wait: WAIT, max_bytes_per_second: None };
-    let line = Arc::new(Line::new(limits, gauge.clone()));
+    let line = Arc::new(Line::new(limits, &metrics));
     let (first, second, third) = (share(&line), share(&line), share(&line));
     let held = first.place().await.unwrap();
-    let (mut waiting, mut leaving) = (Box::pin(second.place()), Box::pin(third.place()));
-    assert!((&mut waiting).now_or_never().is_none() && (&mut leaving).now_or_never().is_none());
-    assert_eq!(gauge.get(), 2);
+    let (mut staying, mut leaving) = (Box::pin(second.place()), Box::pin(third.place()));
+    assert!((&mut staying).now_or_never().is_none() && (&mut leaving).now_or_never().is_none());
+    assert_eq!(waiting(&metrics), 2);
     drop(leaving);
-    assert_eq!(gauge.get(), 1);
+    assert_eq!(waiting(&metrics), 1);
     drop(held);
-    drop(waiting.await.unwrap());
-    assert_eq!(gauge.get(), 0);
+    drop(staying.await.unwrap());
+    assert_eq!(waiting(&metrics), 0);
 }
 
 #[tokio::test]
