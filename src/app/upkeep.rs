@@ -105,6 +105,6 @@ pub async fn offline(config: &Config) -> anyhow::Result<Upkeep> {
         forget: Box::new(|_| {}),
         forget_place: Box::new(|_| {}),
         // The next server over the store sends it.
-        send_again: Box::new(move |digest| !pending.has(digest) && pending.add(digest, false).is_ok()),
+        send_again: Box::new(move |digest| !pending.has(digest) && pending.add_lost(digest).is_ok()),
     }))
 }

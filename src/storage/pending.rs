@@ -11,6 +11,8 @@ use crate::oci::Digest;
 
 /// What a note says of a blob whose object is rotten.
 const REPLACES: &[u8] = b"replaces a rotten object\n";
+/// What it says of one that the bucket had, and lost.
+const LOST: &[u8] = b"lost by the bucket\n";
 
 /// The notes of one store; cheap to clone. Everything here blocks.
 #[derive(Clone, Debug)]
@@ -33,6 +35,16 @@ impl PendingUploads {
         self.room.hold(digest);
         let text = if replaces { REPLACES } else { b"" };
         fs::write(&path, text).map_err(|error| StorageError::file("create", &path, error))
+    }
+
+    /// Notes a blob that the bucket had and has lost. It may be evicted all the same: it comes from upstream again, and a
+    /// bucket that lost much would leave the disk nothing that could go.
+    ///
+    /// # Errors
+    /// Of the system.
+    pub fn add_lost(&self, digest: &Digest) -> Result<(), StorageError> {
+        let path = self.file(digest);
+        fs::write(&path, LOST).map_err(|error| StorageError::file("create", &path, error))
     }
 
     /// Whether a blob is noted.
@@ -66,9 +78,10 @@ impl PendingUploads {
         names.filter_map(|name| Digest::parse(&name.replacen('-', ":", 1)).ok()).collect()
     }
 
-    /// Has what an earlier run has noted stay.
+    /// Has what an earlier run has noted stay, but for what the bucket had before.
     pub(super) fn hold_all(&self) {
-        self.list().iter().for_each(|digest| self.room.hold(digest));
+        let is_lost = |digest: &Digest| fs::read(self.file(digest)).is_ok_and(|text| text == LOST);
+        self.list().iter().filter(|digest| !is_lost(digest)).for_each(|digest| self.room.hold(digest));
     }
 
     fn file(&self, digest: &Digest) -> PathBuf {

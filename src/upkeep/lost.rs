@@ -32,7 +32,7 @@ impl Scrub {
         }
         // Nobody is to be sent there.
         (self.parts.forget_place)(&blob.digest);
-        self.lost.insert(blob.digest);
+        self.lost.insert(blob.digest, blob.length_bytes);
     }
 
     /// Has what the bucket lost, and some repository refers to, sent to it again.
@@ -44,16 +44,22 @@ impl Scrub {
         while !self.lost.is_empty() {
             let Some(contents) = walk.next().await? else { break };
             for listed in contents.links.iter().chain(&contents.manifests) {
-                if self.lost.remove(&listed.item) {
-                    self.send_again(listed.item, &contents.name).await;
+                if let Some(length_bytes) = self.lost.remove(&listed.item) {
+                    self.send_again(listed.item, length_bytes, &contents.name).await;
                 }
             }
         }
         Ok(())
     }
 
-    async fn send_again(&mut self, digest: Digest, repository: &RepositoryName) {
+    async fn send_again(&mut self, digest: Digest, length_bytes: u64, repository: &RepositoryName) {
         let parts = Arc::clone(&self.parts);
+        // What was only on its way when it was looked for has got there since.
+        if let Some(bucket) = &parts.store.bucket
+            && !matches!(bucket.stat(&digest).await, Ok(found) if found != Some(length_bytes))
+        {
+            return;
+        }
         // False: it is on its way already.
         if !blocking(move || Ok((parts.send_again)(&digest))).await.unwrap_or(false) {
             return;

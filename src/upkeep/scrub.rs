@@ -10,7 +10,7 @@
 //! Somebody may have pushed an image with a blob that was there, and sent none of its bytes: before a
 //! rotten one goes, it is looked for in the repositories once more.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -47,7 +47,7 @@ pub(super) struct Scrub {
     /// How fast blobs are looked for in the bucket; none if they are not.
     pub(super) look_pace: Option<Pace>,
     /// Those that it does not have.
-    pub(super) lost: HashSet<Digest>,
+    pub(super) lost: HashMap<Digest, u64>,
 }
 
 /// The blobs that somebody pushed, by the first bytes of their digests: a million are 35 MB.
@@ -71,7 +71,7 @@ impl Scrub {
         let pace = Pace::new(options.rate_bytes.unwrap_or(parts.limits.scrub_rate_bytes));
         let looks = parts.limits.scrub_looks as u64;
         let look_pace = (looks > 0).then(|| Pace::new(looks));
-        let (report, hosted, lost) = (ScrubReport::default(), HostedBlobs::default(), HashSet::new());
+        let (report, hosted, lost) = (ScrubReport::default(), HostedBlobs::default(), HashMap::new());
         Self { parts, options, report, teller, pace, hosted, look_pace, lost }
     }
 

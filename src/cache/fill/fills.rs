@@ -145,7 +145,7 @@ impl Fills {
             fill.stream_past_the_store();
             return Start::Began(follower);
         }
-        if counted(&running).count() >= self.limits.max_fills && !drop_oldest_unfollowed(&running) {
+        if counted(&running).count() >= self.limits.max_fills && !drop_oldest_unfollowed(&running, |fill| !fill.is_in_line()) {
             drop(running);
             fill.refuse(self.limits.max_fills);
             return Start::Began(follower);
@@ -241,7 +241,7 @@ impl Fills {
     pub(super) fn unfollowed(&self) {
         let running = self.lock();
         if under_way(&running).filter(|running| running.fill.is_unfollowed()).count() > self.limits.max_unfollowed {
-            drop_oldest_unfollowed(&running);
+            drop_oldest_unfollowed(&running, |_| true);
         }
     }
 
@@ -261,10 +261,10 @@ fn counted(running: &HashMap<Digest, Running>) -> impl Iterator<Item = &Running>
     running.values().filter(|running| !running.fill.is_given_up() && !running.fill.is_in_line())
 }
 
-/// Ends a fill that nobody follows: one that nobody ever followed, or else the one that has been under
+/// Ends such a fill that nobody follows: one that nobody ever followed, or else the one that has been under
 /// way longest. True if there was one.
-fn drop_oldest_unfollowed(running: &HashMap<Digest, Running>) -> bool {
-    let unfollowed = under_way(running).filter(|running| running.fill.is_unfollowed());
+fn drop_oldest_unfollowed(running: &HashMap<Digest, Running>, may_go: impl Fn(&Fill) -> bool) -> bool {
+    let unfollowed = under_way(running).filter(|running| running.fill.is_unfollowed() && may_go(&running.fill));
     let Some(oldest) = unfollowed.min_by_key(|running| (running.fill.was_followed(), running.number)) else { return false };
     oldest.fill.drop_transfer();
     true

@@ -111,8 +111,12 @@ impl LineShare {
         self.line.connections
     }
 
-    /// A place, if there is one that nobody waits for.
+    /// A place, if there is one that nobody waits for; that of a client which has yet to take it is none.
     pub(super) fn try_place(&self) -> Option<Place> {
+        let is_wanted = || self.line.places.as_ref().is_some_and(Places::are_wanted);
+        if self.unfollowed().is_some() && is_wanted() {
+            return None;
+        }
         self.line.try_place()
     }
 

@@ -179,6 +179,15 @@ impl Plan {
         None
     }
 
+    /// Whether another connection is needed and allowed.
+    pub fn wants_another(&self, coverage: &Coverage, demands: &[Range<u64>]) -> bool {
+        let allowed = if self.ranges { self.max_connections } else { 1 };
+        let shares = || self.connections.len() < self.sharing.max(1);
+        let total = self.total_bytes.unwrap_or(u64::MAX);
+        self.connections.len() < allowed
+            && (self.first_in_turn(coverage, demands).is_some() || (shares() && self.unclaimed(coverage, total).is_some()))
+    }
+
     /// The next connection to open, if one is needed and allowed.
     pub fn next(&mut self, coverage: &Coverage, demands: &[Range<u64>]) -> Option<Assignment> {
         let allowed = if self.ranges { self.max_connections } else { 1 };

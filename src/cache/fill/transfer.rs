@@ -154,6 +154,7 @@ impl Transfer {
         };
         let transferred = self.transfer(&mut writer).await;
         // From here on upstream is needed no more, or by others.
+        self.connections.abort_all();
         self.seat = Seat::None;
         match transferred {
             Ok(()) => self.commit(writer).await,
@@ -187,7 +188,7 @@ impl Transfer {
                     self.take(event, writer).await?;
                 }
                 Some(joined) = self.connections.join_next_with_id() => self.joined(joined)?,
-                got = self.seat.got() => got?,
+                got = self.seat.got() => self.seated(got)?,
                 () = fill.demanded.notified() => {}
                 () = pause(paused_until) => self.paused_until = None,
             }

@@ -151,7 +151,7 @@ impl Uploads {
         if self.shared.pending.has(&digest) {
             return false;
         }
-        let noted = self.shared.pending.add(&digest, false);
+        let noted = self.shared.pending.add_lost(&digest);
         drop(turn);
         self.shared.retry.notify_one();
         noted

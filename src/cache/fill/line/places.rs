@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use super::{Counted, Line};
+use super::Line;
 use crate::telemetry::metrics::RuleMetrics;
 
 /// The places of a line.
@@ -38,21 +38,23 @@ impl Drop for Place {
 /// One that waits, as it is counted.
 struct Waiting<'a> {
     places: &'a Places,
-    _counted: Counted<'a>,
 }
 
 impl<'a> Waiting<'a> {
     fn new(places: &'a Places) -> Self {
-        let counted = Counted::new(&places.waiting);
+        places.waiting.fetch_add(1, Ordering::AcqRel);
         places.metrics.waits_for_connection();
         places.changed.notify_waiters();
-        Self { places, _counted: counted }
+        Self { places }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
+        self.places.waiting.fetch_sub(1, Ordering::AcqRel);
         self.places.metrics.waited_for_connection();
+        // One that was handed a place and does not take it has given it back, and nobody was told.
+        self.places.changed.notify_waiters();
     }
 }
 

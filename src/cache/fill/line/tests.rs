@@ -146,6 +146,26 @@ async fn those_who_wait_are_counted_for_as_long_as_they_do() {
     assert_eq!(waiting(&metrics), 0);
 }
 
+/// A place is handed to a client that has gone before it could take it.
+#[tokio::test]
+async fn a_place_that_nobody_takes_is_offered_to_those_without_clients() {
+    let line = line(Some(1), None);
+    let (client, lonely) = (share(&line), Arc::new(LineShare::of_fill(Arc::clone(&line), fill(0))));
+    let held = share(&line).place().await.unwrap();
+    let mut leaving = Box::pin(client.place());
+    assert!((&mut leaving).now_or_never().is_none());
+    let task = tokio::spawn({
+        let lonely = Arc::clone(&lonely);
+        async move { lonely.place().await }
+    });
+    tokio::task::yield_now().await;
+    drop(held);
+    tokio::task::yield_now().await;
+    assert!(lonely.try_place().is_none() && !task.is_finished(), "it is the client's");
+    drop(leaving);
+    assert!(tokio::time::timeout(Duration::from_secs(5), task).await.unwrap().unwrap().is_ok());
+}
+
 #[tokio::test]
 async fn without_limits_nobody_waits() {
     let line = line(None, None);

@@ -42,10 +42,16 @@ impl Transfer {
             let kind = source.kind();
             self.plan.ask(number);
             self.plan.share_among(self.sharing(kind));
-            let way = self.way(kind);
-            let over = self.plan.make_room(&self.fill.progress.borrow().coverage, &demands, way.is_some());
+            let wants_another = self.plan.wants_another(&self.fill.progress.borrow().coverage, &demands);
+            let way = if wants_another { self.way(kind) } else { None };
+            // Only what has a place on the line can make room there.
+            let is_held_up = wants_another && way.is_none() && self.open.values().any(|open| open.source.is_beyond());
+            let over = self.plan.make_room(&self.fill.progress.borrow().coverage, &demands, !is_held_up);
             if let Some(id) = over {
                 self.abort(id);
+                if !wants_another {
+                    continue;
+                }
             }
             let Some(way) = way else { return Ok(()) };
             let assignment = self.plan.next(&self.fill.progress.borrow().coverage, &demands);
@@ -128,6 +134,15 @@ impl Transfer {
         if self.fill.was_followed() {
             self.let_go(Source::is_for_nobody);
         }
+    }
+
+    /// The wait for a place is over. One that waited in vain goes on with what the bucket or a replica still sends.
+    pub(super) fn seated(&mut self, got: Result<(), FillError>) -> Result<(), FillError> {
+        if got.is_err() && !self.open.is_empty() {
+            self.seat = Seat::None;
+            return Ok(());
+        }
+        got
     }
 
     /// Gives its places on the line to those whom clients wait for, and waits for others.
