@@ -203,6 +203,9 @@ async fn a_blob_that_the_bucket_lost_is_sent_to_it_again_from_disk() {
         super::stored(&bucket, &image).await;
         let (layer, manifest) = (super::key(&image.layers[0]), super::key(&image.digest));
         super::eventually("the manifest is on disk", || crate::scrub::blob_file(server.directory.path(), &image.digest).exists()).await;
+        // What is noted still would be sent again for that.
+        let pending = server.directory.path().join("headpond-data/pending");
+        super::eventually("nothing waits to be sent", || std::fs::read_dir(&pending).unwrap().next().is_none()).await;
         std::fs::remove_file(bucket.file(&layer)).unwrap();
         std::fs::remove_file(bucket.file(&manifest)).unwrap();
         fake.clear_journal();
