@@ -112,7 +112,9 @@ async fn transfers_past_the_store_are_bounded_in_number() {
     };
     let (mut second, ()) = tokio::join!(second, release);
     assert_eq!(second.rest().await, Ok(LENGTH));
-    assert_eq!(fake.requests_matching("GET", "/blobs/"), 2);
+    // One for each client. What the fill asks before it knows that the store is full may get there, or not.
+    let requests = fake.requests_matching("GET", "/blobs/");
+    assert!((2..=3).contains(&requests), "{requests}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
