@@ -117,7 +117,7 @@ fn configuration(directory: &Path, max_bytes: Option<u64>) -> Config {
 }
 
 async fn measure(directory: &Path, blobs: u64, asked: Blobs) {
-    // One server has been there before: what any takes is not counted.
+    // One server has been there before: what it left behind is not counted. What any grows by under load still is.
     let empty = tempfile::tempdir_in(directory).unwrap();
     ready(configuration(empty.path(), None)).await.0.shut_down().await.unwrap();
     let before_bytes = resident_bytes();

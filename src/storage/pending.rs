@@ -1,6 +1,7 @@
 //! Which blobs on disk are still to be sent to the bucket: a file each, named by the digest, written
 //! before the blob is committed and removed once the bucket has it. So a crash, or a bucket that is gone
-//! for hours, loses none. It is empty, or says that what the bucket has is rotten.
+//! for hours, loses none. It is empty, or says that what the bucket has is
+//! rotten, or that the bucket had the blob and lost it.
 
 use std::fs;
 use std::io;

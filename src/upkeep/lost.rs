@@ -16,7 +16,7 @@ use super::scrub::Scrub;
 use crate::oci::{Digest, RepositoryName};
 use crate::storage::{StorageError, StoredBlob, blocking};
 
-/// Lost blobs that one scrub sends again, 64 bytes of memory each; the next one does the rest.
+/// Lost blobs that one scrub sends again; the next one does the rest.
 const MAX_LOST: usize = 100_000;
 
 impl Scrub {
