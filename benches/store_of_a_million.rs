@@ -69,9 +69,11 @@ fn main() {
     let directory = tempfile::tempdir_in(&arguments.directory).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let made = Instant::now();
-    let hot = make_store(directory.path(), arguments.blobs, &runtime);
+    let asked = make_store(directory.path(), arguments.blobs, &runtime);
     println!("{} blobs made in {:.1?}, in {}", arguments.blobs, made.elapsed(), directory.path().display());
-    runtime.block_on(measure(directory.path(), arguments.blobs, hot));
+    let small = tempfile::tempdir_in(&arguments.directory).unwrap();
+    make_store(small.path(), 0, &runtime);
+    runtime.block_on(measure(directory.path(), small.path(), arguments.blobs, asked));
 }
 
 /// Blobs of one byte, older ones first, and some that are asked for; the bytes are not those of
@@ -116,22 +118,13 @@ fn configuration(directory: &Path, max_bytes: Option<u64>) -> Config {
     Config::parse(&text, directory).unwrap()
 }
 
-async fn measure(directory: &Path, blobs: u64, asked: Blobs) {
-    // One server has been there before: what it left behind is not counted. What any grows by under load still is.
-    let empty = tempfile::tempdir_in(directory).unwrap();
-    ready(configuration(empty.path(), None)).await.0.shut_down().await.unwrap();
-    let before_bytes = resident_bytes();
-    let (running, ready) = ready(configuration(directory, None)).await;
-    println!("ready to serve after {ready:.1?} (target 1 s)");
-    let walking = Instant::now();
-    walked(&running, blobs).await;
-    println!("walked {} blobs in {:.1?}", blobs + HOT, walking.elapsed());
-    let (running, hot) = (Arc::new(running), Arc::new(asked.hot));
-    load(&running, &hot, u64::MAX, Duration::from_secs(2)).await;
-    let used = resident_bytes().saturating_sub(before_bytes);
-    println!("{} bytes of memory for each blob (target 100); {} MiB in all", used / (blobs + HOT), resident_bytes() >> 20);
-    let used_bytes = metric(&running, "headpond_storage_used_bytes");
-    Arc::into_inner(running).unwrap().shut_down().await.unwrap();
+async fn measure(directory: &Path, small: &Path, blobs: u64, asked: Blobs) {
+    let hot = Arc::new(asked.hot);
+    // What any server has in memory once it has served for a while is not the index of a large store.
+    let (_, without_bytes) = served(small, 0, &hot).await;
+    let (used_bytes, with_bytes) = served(directory, blobs, &hot).await;
+    let each_bytes = with_bytes.saturating_sub(without_bytes) / blobs;
+    println!("{each_bytes} bytes of memory for each blob (target 100); {} MiB in all", with_bytes >> 20);
 
     tokio::spawn(silent_upstream());
     let (running, _) = self::ready(configuration(directory, Some(used_bytes + (used_bytes / 64).min(64 << 20)))).await;
@@ -159,6 +152,20 @@ async fn measure(directory: &Path, blobs: u64, asked: Blobs) {
     ratios.sort_by(f64::total_cmp);
     println!("median ratio {:.2} (target 1.5)", ratios.get(ROUNDS / 2).unwrap());
     Arc::into_inner(running).unwrap().shut_down().await.unwrap();
+}
+
+/// Has a server serve for a while; what is on its disk then, and what it has in memory.
+async fn served(directory: &Path, blobs: u64, hot: &Arc<Vec<Digest>>) -> (u64, u64) {
+    let (running, ready) = ready(configuration(directory, None)).await;
+    println!("with {} blobs ready to serve after {ready:.1?} (target 1 s)", blobs + HOT);
+    let walking = Instant::now();
+    walked(&running, blobs).await;
+    println!("walked {} blobs in {:.1?}", blobs + HOT, walking.elapsed());
+    let running = Arc::new(running);
+    load(&running, hot, u64::MAX, Duration::from_secs(2)).await;
+    let (used_bytes, memory_bytes) = (metric(&running, "headpond_storage_used_bytes"), resident_bytes());
+    Arc::into_inner(running).unwrap().shut_down().await.unwrap();
+    (used_bytes, memory_bytes)
 }
 
 async fn walked(running: &Running, blobs: u64) {
