@@ -287,9 +287,14 @@ async fn the_quarantine_holds_no_more_than_its_limit() {
 
 /// The upkeep of a store by itself, without a server.
 pub(crate) fn upkeep_of(store: impl Into<Arc<Store>>, clock: &Clock) -> Upkeep {
+    Upkeep::new(upkeep_parts(store, clock))
+}
+
+/// What [`upkeep_of`] is made of.
+pub(crate) fn upkeep_parts(store: impl Into<Arc<Store>>, clock: &Clock) -> UpkeepParts {
     let store = store.into();
     let pending = store.pending_uploads();
-    Upkeep::new(UpkeepParts {
+    UpkeepParts {
         store,
         clock: clock.clone(),
         tasks: Tasks::default(),
@@ -305,8 +310,8 @@ pub(crate) fn upkeep_of(store: impl Into<Arc<Store>>, clock: &Clock) -> Upkeep {
         },
         forget: Box::new(|_| {}),
         forget_place: Box::new(|_| {}),
-        send_again: Box::new(move |digest| pending.add(digest, false).is_ok()),
-    })
+        send_again: Box::new(move |digest| pending.add_lost(digest).is_ok()),
+    }
 }
 
 /// The findings and the outcome of a run without a server.

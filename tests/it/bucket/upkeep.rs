@@ -9,8 +9,8 @@ use headpond::clock::Clock;
 use headpond::oci::Digest;
 use headpond::storage::{BucketClient, BucketLimits, BucketSettings, RecordKey, SourceBlobRecord, Store, StoreParts};
 use headpond::telemetry::metrics::Metrics;
-use headpond::upkeep::ScrubOptions;
 use headpond::upkeep::report::{Finding, Outcome, Wrong};
+use headpond::upkeep::{ScrubOptions, Upkeep, UpkeepParts};
 use tempfile::TempDir;
 
 use crate::fake_bucket::{FakeBucket, Fault};
@@ -18,7 +18,7 @@ use crate::fake_upstream::pseudo_random;
 use crate::gc::NOW;
 use crate::gc::faults::{ABANDONED, SETTLED};
 use crate::hosted::HostedRepository;
-use crate::scrub::{FAST, begin, outcome_of, store_of, to_the_end, upkeep_of};
+use crate::scrub::{FAST, begin, outcome_of, store_of, to_the_end, upkeep_of, upkeep_parts};
 
 const EVERYTHING: ScrubOptions = ScrubOptions { bucket: true, ..FAST };
 
@@ -240,4 +240,22 @@ async fn what_nothing_refers_to_is_not_sent_to_the_bucket_again() {
     }
     let report = outcome_of(upkeep_of(Arc::clone(&store), &clock).scrub(FAST).await.unwrap()).await.1.unwrap();
     assert_eq!((report.lost, store.pending_uploads().list()), (1, vec![lost]));
+}
+
+/// It gets there between the look for it and the end of the scrub, as the upload of a fill does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_was_on_its_way_to_the_bucket_when_a_scrub_looked_is_not_lost() {
+    let (bucket, content) = bucket_with_content().await;
+    let (directory, clock) = (TempDir::new().unwrap(), Clock::system());
+    let store = store_over(&bucket, directory.path()).await;
+    let file = bucket.file(&super::key(&content.cached));
+    let bytes = std::fs::read(&file).unwrap();
+    store.blobs.put(&content.cached, &bytes).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let has_arrived = file.clone();
+    let arrives = Box::new(move |_: &Digest| std::fs::write(&file, &bytes).unwrap());
+    let parts = UpkeepParts { forget_place: arrives, ..upkeep_parts(Arc::clone(&store), &clock) };
+    let report = outcome_of(Upkeep::new(parts).scrub(FAST).await.unwrap()).await.1.unwrap();
+    assert!(has_arrived.exists(), "the scrub was to miss it first");
+    assert_eq!((report.lost, store.pending_uploads().list()), (0, vec![]));
 }

@@ -88,8 +88,9 @@ async fn a_transfer_past_the_store_is_taken_up_where_it_broke() {
         let server = server_on(&fake, &FaultyDisk::full_from(Operation::Create, 1), "").await;
         assert_eq!(Reader::open(&server, &digest, "", &content).await.rest().await, Ok(LENGTH));
         if !ranges_ignored {
-            // What was on its way when a connection was cut is lost; from its first byte again it would be 225 %.
-            super::assert_at_most(fake.blob_bytes_sent(&digest), 110, LENGTH);
+            // What was on its way when a connection was cut is lost, which is up to 200 KiB for each of the two; from its first
+            // byte again it would be 225 %.
+            super::assert_at_most(fake.blob_bytes_sent(&digest), 106, LENGTH);
         }
     }
 }

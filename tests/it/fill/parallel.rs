@@ -11,10 +11,10 @@ use super::{MIB, Reader, assert_at_most, server_with_manifest};
 use crate::fake_upstream::{Exchange, FakeUpstream, Fault, On, pseudo_random};
 use crate::headpond::Headpond;
 
-const LENGTH: usize = 40 * MIB;
+pub(super) const LENGTH: usize = 40 * MIB;
 
 /// An upstream whose connections bring some 6 MiB a second each, so that several are worth it.
-async fn slow_upstream(seed: u64, rule: &str) -> (FakeUpstream, Headpond, Digest, Bytes) {
+pub(super) async fn slow_upstream(seed: u64, rule: &str) -> (FakeUpstream, Headpond, Digest, Bytes) {
     let fake = FakeUpstream::start().await;
     let content = pseudo_random(seed, LENGTH);
     let image = fake.put_image("library/x", "1", std::slice::from_ref(&content));

@@ -1,28 +1,7 @@
 //! Ranges that are wanted while all connections of a blob are taken.
 
-use std::time::Duration;
-
-use bytes::Bytes;
-use headpond::oci::Digest;
-use reqwest::StatusCode;
-
+use super::parallel::{LENGTH, slow_upstream};
 use super::{MIB, Reader, assert_at_most};
-use crate::fake_upstream::{FakeUpstream, Fault, On, pseudo_random};
-use crate::headpond::Headpond;
-
-const LENGTH: usize = 40 * MIB;
-
-/// An upstream whose connections bring some 6 MiB a second each.
-async fn slow_upstream(seed: u64, rule: &str) -> (FakeUpstream, Headpond, Digest, Bytes) {
-    let fake = FakeUpstream::start().await;
-    let content = pseudo_random(seed, LENGTH);
-    let image = fake.put_image("library/x", "1", std::slice::from_ref(&content));
-    fake.on(On::BlobGet).always(Fault::Drip(64 * 1024, Duration::from_millis(10)));
-    let server = Headpond::with(&fake, rule, "").await;
-    assert_eq!(server.get("/v2/up/library/x/manifests/1").await.status, StatusCode::OK);
-    server.wait_for_repository("up/library/x").await;
-    (fake, server, image.layers[0], content)
-}
 
 /// One client reads the blob, and once so many connections bring it another one wants its last but one MiB.
 /// How much had been sent when it had that.

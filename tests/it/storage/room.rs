@@ -111,6 +111,27 @@ fn what_is_counted_is_what_is_on_disk() {
     assert_eq!(store.blobs.room().numbers().blobs, 40);
 }
 
+/// What the bucket has yet to get stays; what it had and lost may go: it would else leave the disk nothing that can.
+#[test]
+fn what_the_bucket_lost_may_go_and_what_it_never_had_stays_after_a_restart_too() {
+    for is_restarted in [false, true] {
+        let (directory, clock, store) = capped(8 * MIB);
+        let [new, lost] = [1, 2].map(|seed| fill(&store, seed, MIB).unwrap());
+        store.pending_uploads().add(&new, false).unwrap();
+        store.pending_uploads().add_lost(&lost).unwrap();
+        let store = if is_restarted {
+            drop(store);
+            let store = Store::open(parts(&directory, Some(8 * MIB), &clock)).unwrap();
+            store.blobs.room().walk();
+            store
+        } else {
+            store
+        };
+        fill_all(&store, 10..30, MIB);
+        assert_eq!((is_here(&store, &new), is_here(&store, &lost)), (true, false), "restarted: {is_restarted}");
+    }
+}
+
 /// Fills one blob after another; each step of each may be looked at in between.
 fn fill_many(store: &Store, filler: u64, step: &RwLock<()>) {
     let mut random = filler + 1;
