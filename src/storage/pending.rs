@@ -35,7 +35,11 @@ impl PendingUploads {
         let path = self.file(digest);
         self.room.hold(digest);
         let text = if replaces { REPLACES } else { b"" };
-        fs::write(&path, text).map_err(|error| StorageError::file("create", &path, error))
+        fs::write(&path, text).map_err(|error| {
+            // Nobody would ever come back to it.
+            self.room.release(digest);
+            StorageError::file("create", &path, error)
+        })
     }
 
     /// Notes a blob that the bucket had and has lost. It may be evicted all the same: it comes from upstream again, and a

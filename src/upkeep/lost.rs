@@ -54,6 +54,9 @@ impl Scrub {
 
     async fn send_again(&mut self, digest: Digest, length_bytes: u64, repository: &RepositoryName) {
         let parts = Arc::clone(&self.parts);
+        if let Some(pace) = self.look_pace.as_mut() {
+            pace.spend(1).await;
+        }
         // What was only on its way when it was looked for has got there since.
         if let Some(bucket) = &parts.store.bucket
             && !matches!(bucket.stat(&digest).await, Ok(found) if found != Some(length_bytes))

@@ -148,15 +148,14 @@ impl Uploads {
     #[must_use]
     pub fn send_again(&self, digest: Digest) -> bool {
         let Some(turn) = self.shared.turns.try_take(digest) else { return false };
-        if self.shared.pending.has(&digest) {
-            return false;
-        }
-        let noted = self.shared.pending.add_lost(&digest);
+        let noted = (!self.shared.pending.has(&digest)).then(|| self.shared.pending.add_lost(&digest));
         drop(turn);
+        // What was noted before has been passed over while this had its turn.
         self.shared.retry.notify_one();
-        noted
-            .inspect_err(|error| tracing::warn!(%digest, %error, "it cannot be noted that a blob is to be sent to the bucket again"))
-            .is_ok()
+        if let Some(Err(error)) = &noted {
+            tracing::warn!(%digest, %error, "it cannot be noted that a blob is to be sent to the bucket again");
+        }
+        matches!(noted, Some(Ok(())))
     }
 
     /// Whether committed blobs stay on disk.
@@ -170,7 +169,8 @@ impl Uploads {
         let result = self.upload(digest, supply, replaces).await;
         self.shared.metrics.uploads_inflight.dec();
         match &result {
-            Ok(()) | Err(UploadError::GivenUp) => self.forget(digest).await,
+            Ok(()) => self.forget(digest).await,
+            Err(UploadError::GivenUp) => self.forget_unless_here(digest).await,
             Err(UploadError::Rotten) => {
                 tracing::error!(%digest, "a blob rotted on disk before the bucket had it; it is put aside, and fetched from upstream again");
                 self.forget(digest).await;
@@ -262,6 +262,15 @@ impl Uploads {
     async fn forget(&self, digest: Digest) {
         let pending = self.shared.pending.clone();
         let _ = tokio::task::spawn_blocking(move || pending.remove(&digest)).await;
+    }
+
+    /// Forgets a blob whose fill has failed, but for one that an earlier fill has brought and the bucket does not have.
+    async fn forget_unless_here(&self, digest: Digest) {
+        let blobs = self.shared.blobs.clone();
+        let found = tokio::task::spawn_blocking(move || blobs.open_unused(&digest)).await;
+        if matches!(found, Ok(Ok(None))) {
+            self.forget(digest).await;
+        }
     }
 
     async fn put_aside(&self, digest: Digest, file: Arc<File>) {

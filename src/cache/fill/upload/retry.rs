@@ -55,7 +55,7 @@ impl Uploads {
     }
 
     async fn retry_one(&self, digest: Digest) -> Tried {
-        let blob = match self.shared.blobs.open(&digest) {
+        let blob = match self.shared.blobs.open_unused(&digest) {
             Ok(Some(blob)) => blob,
             // Gone before it could be sent: it comes from upstream again.
             Ok(None) => {
