@@ -9,7 +9,7 @@ mod books;
 mod reservation;
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -36,7 +36,7 @@ const MAX_HEADROOM_BYTES: u64 = 64 * 1024 * 1024;
 /// a hit waits for no more.
 const BATCH: usize = 8;
 /// Blobs that are evicted in one go. Where more have to go, the processor and the disk are left to those who are
-/// served a hit, most of the time.
+/// served a hit, most of the time; but not where others wait for the room.
 const BURST: usize = 64;
 /// Beyond that, so many times as long as evicting took nothing is evicted.
 const REST: u32 = 3;
@@ -81,6 +81,8 @@ struct Shared {
     walked: Condvar,
     /// Only one evicts at a time: two would each make room for both.
     evicting: Mutex<()>,
+    /// Those that wait for that.
+    waiting_to_evict: AtomicUsize,
     /// Headroom is used.
     tight: Notify,
     stopping: AtomicBool,
@@ -112,6 +114,7 @@ impl Room {
             books: Mutex::new(Books::new(unknown_bytes)),
             walked: Condvar::new(),
             evicting: Mutex::default(),
+            waiting_to_evict: AtomicUsize::new(0),
             tight: Notify::new(),
             stopping: AtomicBool::new(false),
             evicted_blobs: AtomicU64::new(0),
@@ -165,7 +168,7 @@ impl Room {
     /// Adds blobs that are on disk and were not known. Blocks.
     pub(super) fn take_in(&self, blobs: &[Taken], manifests: &HashSet<Digest>) {
         // What is on its way out is on disk, too.
-        let _turn = self.shared.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.turn_to_evict();
         for blob in blobs.iter().filter(|blob| self.shared.layout.blob_file(&blob.digest).exists()) {
             let mut books = self.books();
             books.index.found(blob);
@@ -207,7 +210,7 @@ impl Room {
             return Ok(());
         }
         self.wait_for_walk();
-        let _turn = self.shared.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.turn_to_evict();
         let mut floor_rounds = 0;
         loop {
             let by_bytes = match self.try_claim(bytes, self.shared.headroom_bytes) {
@@ -257,7 +260,7 @@ impl Room {
 
     /// Evicts until the headroom, and the floor, are free. Blocks.
     pub fn tidy(&self) {
-        let _turn = self.shared.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.turn_to_evict();
         self.ask_for_space();
         for _ in 0..FLOOR_ROUNDS {
             let by_bytes = match self.try_claim(0, self.shared.headroom_bytes) {
@@ -271,6 +274,14 @@ impl Room {
             }
             self.ask_for_space();
         }
+    }
+
+    /// Waits for the turn to evict; whoever has it hurries meanwhile.
+    fn turn_to_evict(&self) -> MutexGuard<'_, ()> {
+        self.shared.waiting_to_evict.fetch_add(1, Ordering::Relaxed);
+        let turn = self.shared.evicting.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shared.waiting_to_evict.fetch_sub(1, Ordering::Relaxed);
+        turn
     }
 
     fn is_tight(&self) -> bool {
@@ -303,7 +314,7 @@ impl Room {
                 self.books().stay(&failed, left.as_slice(), self.now_ms());
                 break;
             }
-            if count > BURST {
+            if count > BURST && self.shared.waiting_to_evict.load(Ordering::Relaxed) == 0 {
                 std::thread::sleep(began.elapsed() * REST);
             }
         }
