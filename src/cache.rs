@@ -59,6 +59,7 @@ use crate::telemetry::metrics::{CacheResult, Metrics, UpkeepMetrics};
 use fill::{Fills, Uploads};
 use memory::Memory;
 use origin::OriginKey;
+pub use prefetch::PrefetchedImages;
 use prefetch::Prefetches;
 use replicas::Through;
 use unrecorded::Unrecorded;

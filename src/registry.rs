@@ -19,7 +19,7 @@ pub use referrers::ReferrersPage;
 pub use tags::{Page, TagsPage};
 
 use crate::access::Authorized;
-use crate::cache::{Cache, CacheError, Origin, RuleOrigin};
+use crate::cache::{Cache, CacheError, Origin, PrefetchedImages, RuleOrigin};
 use crate::config::{FreshnessRule, Prefetch, Prefix};
 use crate::oci::RepositoryName;
 use crate::rules::Target;
@@ -85,6 +85,7 @@ impl Registry {
             metrics: self.no_rule.clone(),
             freshness: FreshnessRule::default(),
             prefetch: Prefetch::Off,
+            prefetched_images: PrefetchedImages::default(),
         };
         Ok(Origin { repository, remote, rule: Arc::new(rule), forwarded: false, unattended: false })
     }

@@ -9,7 +9,7 @@ use secrecy::SecretString;
 
 use super::{Config, Limits};
 use crate::access::{Authenticator, Authorizer, ReplicaCheck};
-use crate::cache::{self, CacheLimits, FillLimits, Line, LineLimits, Redirects, RuleOrigin, UploadLimits};
+use crate::cache::{self, CacheLimits, FillLimits, Line, LineLimits, PrefetchedImages, Redirects, RuleOrigin, UploadLimits};
 use crate::clock::Clock;
 use crate::config::{self, Credentials, DeliveryMode, EcrAccount, Rule, Storage, UpstreamAddress};
 use crate::http::Gate;
@@ -58,6 +58,7 @@ impl Endpoints {
                 replicas: self.replicas.clone(),
                 freshness: rule.freshness.clone(),
                 prefetch: rule.prefetch.clone(),
+                prefetched_images: PrefetchedImages::default(),
                 // Not `anonymous: true`: what outlives its rule must not outlive what the rule said of it.
                 needs_user: rule.asks_as_somebody(),
                 metrics: rule_metrics,

@@ -15,20 +15,29 @@ use crate::config::Prefetch;
 use crate::oci::manifest::{Descriptor, ManifestSummary};
 use crate::oci::{Digest, Platform, Reference};
 
-/// Images whose blobs are being prefetched at one time; those beyond are left to their clients.
+/// Images of one rule whose blobs are being prefetched at one time; those beyond are left to their clients.
 const MAX_IMAGES: usize = 64;
+
+/// The images that are being prefetched through one rule; cheap to clone.
+#[derive(Clone)]
+pub struct PrefetchedImages(Arc<Semaphore>);
+
+impl Default for PrefetchedImages {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_IMAGES)))
+    }
+}
 
 /// Places for what is prefetched; cheap to clone.
 #[derive(Clone)]
 pub(super) struct Prefetches {
     fills: Arc<Semaphore>,
     max_fills: usize,
-    images: Arc<Semaphore>,
 }
 
 impl Prefetches {
     pub(super) fn new(max_fills: usize) -> Self {
-        Self { fills: Arc::new(Semaphore::new(max_fills)), max_fills, images: Arc::new(Semaphore::new(MAX_IMAGES)) }
+        Self { fills: Arc::new(Semaphore::new(max_fills)), max_fills }
     }
 }
 
@@ -58,7 +67,7 @@ impl Cache {
         if self.memory.cold_images.remove(&(key, image)).is_none() {
             return;
         }
-        let Ok(place) = Arc::clone(&self.prefetches.images).try_acquire_owned() else { return };
+        let Ok(place) = Arc::clone(&origin.prefetched_images.0).try_acquire_owned() else { return };
         let (cache, origin) = (self.clone(), Arc::clone(origin));
         self.tasks.spawn("prefetch", async move {
             cache.prefetch_image(&origin, &image).await;
