@@ -261,7 +261,7 @@ impl Fill {
 
     /// There are too many fills: followers are streamed the blob past the store.
     fn refuse(&self, max_fills: usize) {
-        tracing::warn!(digest = %self.digest, max_fills, "blob was not kept: limits.max_fills are under way, and all are followed");
+        tracing::warn!(digest = %self.digest, max_fills, "blob was not kept: limits.max_fills are under way and followed, or wait for a connection of its rule");
         self.stream_past_the_store();
     }
 

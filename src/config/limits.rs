@@ -107,7 +107,7 @@ limits! {
     max_bypasses: usize = 64;
     /// Connections upstream that one blob may use; a rule's `connections` goes before.
     fill_connections: usize = 4;
-    /// How long a blob waits for one of the connections that its rule's `max_connections` allows.
+    /// How long a blob of which nothing is here waits for one of the connections that its rule's `max_connections` allows.
     connection_wait: Duration = 5 min;
     /// Longer blobs may come over several connections.
     parallel_above: u64 = 32 MiB;

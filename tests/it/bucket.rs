@@ -18,14 +18,22 @@ use crate::headpond::{Headpond, configuration};
 
 const MIB: usize = 1 << 20;
 
-/// A server over `bucket` with a directory of its own: one of several replicas. `storage` and `rule` are further keys.
+/// A server over `bucket` with a directory of its own: one of several replicas. `storage` and `top` are further keys.
 async fn replica(fake: &FakeUpstream, bucket: &FakeBucket, storage: &str, top: &str) -> Headpond {
     replica_in(fake, bucket, storage, top, tempfile::tempdir().unwrap()).await
 }
 
 /// Like [`replica`], on a directory that may hold something.
 async fn replica_in(fake: &FakeUpstream, bucket: &FakeBucket, storage: &str, top: &str, directory: tempfile::TempDir) -> Headpond {
-    let text = configuration(&fake.url(), "", top);
+    replica_of(fake, bucket, &configuration(&fake.url(), "", top), storage, directory).await
+}
+
+/// Like [`replica`], with further keys of the rule.
+async fn replica_by(fake: &FakeUpstream, bucket: &FakeBucket, rule: &str, top: &str) -> Headpond {
+    replica_of(fake, bucket, &configuration(&fake.url(), rule, top), "", tempfile::tempdir().unwrap()).await
+}
+
+async fn replica_of(fake: &FakeUpstream, bucket: &FakeBucket, text: &str, storage: &str, directory: tempfile::TempDir) -> Headpond {
     let text = text.replace("storage: {path: headpond-data}", &format!("storage: {{path: headpond-data, s3: {}{storage}}}", bucket.s3()));
     Headpond::of(fake, &text, directory, World::default()).await
 }

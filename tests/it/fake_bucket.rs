@@ -53,6 +53,8 @@ pub(crate) enum Fault {
     LostAnswer,
     /// The answer breaks off in the middle of its body, if it has one.
     Truncate,
+    /// The answer is right, and its body comes slowly: with such a pause before every eighth of its pieces.
+    Drip(Duration),
 }
 
 impl Fault {
@@ -315,12 +317,13 @@ async fn answer(objects: Arc<Objects>, fault: Option<Fault>, request: Request<In
         Some(Fault::AccessDenied) => return Ok(error(StatusCode::FORBIDDEN, "AccessDenied")),
         Some(Fault::Hang) => std::future::pending().await,
         Some(Fault::Reset) => return Err("planned by the test".to_owned()),
-        Some(Fault::LostAnswer | Fault::Truncate) | None => {}
+        Some(Fault::LostAnswer | Fault::Truncate | Fault::Drip(_)) | None => {}
     }
     let answer = objects.call(request).await?;
     match fault {
         Some(Fault::LostAnswer) => Err("planned by the test".to_owned()),
         Some(Fault::Truncate) => Ok(answer.map(|body| truncated(body).boxed_unsync())),
+        Some(Fault::Drip(pause)) => Ok(answer.map(|body| dripping(body, pause).boxed_unsync())),
         _ => Ok(answer.map(|body| body.map_err(|error| error.to_string().into()).boxed_unsync())),
     }
 }
@@ -329,6 +332,19 @@ fn error(status: StatusCode, code: &str) -> Response<Body> {
     let xml = format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>{code}</Code><Message>Planned.</Message></Error>");
     let body = Full::new(Bytes::from(xml)).map_err(|never: Infallible| match never {});
     Response::builder().status(status).header("content-type", "application/xml").body(body.boxed_unsync()).unwrap()
+}
+
+fn dripping(
+    body: s3s::Body,
+    pause: Duration,
+) -> impl hyper::body::Body<Data = Bytes, Error = Box<dyn std::error::Error + Send + Sync>> + Send {
+    let frames = BodyStream::new(body).enumerate().then(move |(number, frame)| async move {
+        if number % 8 == 0 {
+            tokio::time::sleep(pause).await;
+        }
+        frame.map_err(|error| error.to_string().into())
+    });
+    StreamBody::new(frames)
 }
 
 /// The first half of the first piece, and no end.

@@ -145,7 +145,8 @@ impl Fills {
             fill.stream_past_the_store();
             return Start::Began(follower);
         }
-        if counted(&running).count() >= self.limits.max_fills && !drop_oldest_unfollowed(&running, |fill| !fill.is_in_line()) {
+        let is_full = counted(&running).count() >= self.limits.max_fills && !drop_oldest_unfollowed(&running, |fill| !fill.is_in_line());
+        if is_full || in_line_of(&running, origin).count() >= self.limits.max_fills {
             drop(running);
             fill.refuse(self.limits.max_fills);
             return Start::Began(follower);
@@ -259,6 +260,12 @@ fn under_way(running: &HashMap<Digest, Running>) -> impl Iterator<Item = &Runnin
 /// the blobs of one rule, whose connections are all in use, would keep out those of all others.
 fn counted(running: &HashMap<Digest, Running>) -> impl Iterator<Item = &Running> {
     running.values().filter(|running| !running.fill.is_given_up() && !running.fill.is_in_line())
+}
+
+/// Those that wait for their first connection through the same rule. Each has a file, if an empty one, and so there
+/// are as many of them as may be under way, and no more.
+fn in_line_of<'a>(running: &'a HashMap<Digest, Running>, origin: &'a Origin) -> impl Iterator<Item = &'a Running> {
+    running.values().filter(|running| running.fill.is_in_line() && Arc::ptr_eq(&running.origin.line, &origin.line))
 }
 
 /// Ends such a fill that nobody follows: one that nobody ever followed, or else the one that has been under

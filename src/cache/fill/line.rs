@@ -31,7 +31,7 @@ pub struct LineLimits {
     pub connections: usize,
     /// Connections of all blobs; `None` is no limit.
     pub max_connections: Option<usize>,
-    /// How long a blob that a client waits for waits for the first of them.
+    /// How long a blob of which no byte is here waits for the first of them, while a client waits for it.
     pub connection_wait: Duration,
     /// `None` is no limit.
     pub max_bytes_per_second: Option<u64>,
@@ -122,17 +122,20 @@ impl LineShare {
 
     /// A place, in line; one that nobody waits for while nobody waits for the blob.
     ///
+    /// A blob of which bytes are here keeps its turn for as long as it takes: they would be thrown away with it.
+    ///
     /// # Errors
-    /// [`FillError::NoConnection`] when a client has waited for it too long.
+    /// [`FillError::NoConnection`] when a client has waited too long for the first byte.
     pub(super) async fn place(&self) -> Result<Place, FillError> {
         loop {
             if let Some(place) = self.spare_place().await {
                 return Ok(place);
             }
-            if let Some(place) = self.line.place(self.line.connection_wait).await {
+            let wait = if self.has_begun() { Duration::MAX } else { self.line.connection_wait };
+            if let Some(place) = self.line.place(wait).await {
                 return Ok(place);
             }
-            if self.unfollowed().is_none() {
+            if self.unfollowed().is_none() && !self.has_begun() {
                 return Err(FillError::NoConnection { waited: self.line.connection_wait });
             }
         }
@@ -178,6 +181,11 @@ impl LineShare {
             }
         }
         false
+    }
+
+    /// Whether bytes of the blob are here.
+    fn has_begun(&self) -> bool {
+        self.fill.as_ref().is_some_and(|fill| fill.progress.borrow().coverage.end() > 0)
     }
 
     /// The fill, while nobody waits for it.

@@ -188,7 +188,7 @@ impl Transfer {
                     self.take(event, writer).await?;
                 }
                 Some(joined) = self.connections.join_next_with_id() => self.joined(joined)?,
-                got = self.seat.got() => self.seated(got)?,
+                got = self.seat.got() => got?,
                 () = fill.demanded.notified() => {}
                 () = pause(paused_until) => self.paused_until = None,
             }

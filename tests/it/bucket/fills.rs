@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use reqwest::Method;
 
-use super::{MIB, fake_with_image, key, pull, replica, stored};
-use crate::fake_bucket::FakeBucket;
-use crate::fake_upstream::pseudo_random;
+use super::{MIB, fake_with_image, key, pull, replica, replica_by, stored};
+use crate::fake_bucket::{FakeBucket, Fault};
+use crate::fake_upstream::{FakeUpstream, pseudo_random};
 use crate::fill::Reader;
 use crate::headpond::Headpond;
 
 /// On a slow machine several connections may seem worth it, and what is under way when one takes over is sent twice.
 const ONE_CONNECTION: &str = "limits: {parallel_above: 100MiB}";
+const WAITING: &str = r#"headpond_upstream_connections_waited_for{rule="up"}"#;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_replica_pulled_another_one_serves_without_upstream() {
@@ -153,4 +154,46 @@ async fn what_another_replica_retired_is_recorded_again_when_it_is_pulled_from_m
     super::eventually("it is recorded again", || record.exists()).await;
     let linked = [&image.config, &image.layers[0]].map(|digest| links.join("sha256").join(digest.hex()).exists());
     assert_eq!(linked, [true, true], "links are written before the manifest's record");
+}
+
+/// Of two requests to the bucket one is refused; upstream, which is next, has no place free.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bucket_goes_on_with_a_blob_while_its_rest_waits_in_vain_for_a_place_upstream() {
+    const LENGTH: usize = 24 * MIB;
+    let (fake, bucket) = (FakeUpstream::start().await, FakeBucket::start().await);
+    let contents = [pseudo_random(41, LENGTH), pseudo_random(42, 4 * MIB)];
+    let [wanted, other] = fake.put_image("library/x", "1", &contents).layers.try_into().unwrap();
+    let first = replica(&fake, &bucket, "", ONE_CONNECTION).await;
+    assert_eq!(first.get("/v2/up/library/x/manifests/1").await.status, 200);
+    assert_eq!(first.get(&Headpond::blob(&wanted)).await.status, 200);
+    super::eventually("the blob is in the bucket", || bucket.file(&key(&wanted)).exists()).await;
+    first.stop().await;
+
+    let top = "limits: {parallel_above: 100MiB, connection_wait: 200ms}";
+    let second = replica_by(&fake, &bucket, "max_connections: 1", top).await;
+    assert_eq!(second.get("/v2/up/library/x/manifests/1").await.status, 200);
+    fake.clear_journal();
+    fake.hold_blobs_at(2 * MIB as u64);
+    let mut holding = Reader::open(&second, &other, "", &contents[1]).await;
+    holding.read_to(MIB).await;
+    // Some seconds for all of it.
+    bucket.break_path(&key(&wanted), Fault::Drip(Duration::from_millis(2)));
+    let mut whole = Reader::open(&second, &wanted, "", &contents[0]).await;
+    whole.read_to(MIB).await;
+    bucket.break_path(&key(&wanted), Fault::AccessDenied);
+    let text = format!("bytes={}-{}", LENGTH - 2 * MIB, LENGTH - MIB - 1);
+    let range = async {
+        let mut range = Reader::open(&second, &wanted, &text, &contents[0]).await;
+        range.rest().await
+    };
+    let release = async {
+        second.wait_for_metric(WAITING, 1).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(fake.blob_bytes_sent(&wanted), 0, "it has no place");
+        fake.release();
+        holding.rest().await
+    };
+    let (whole, range, held) = tokio::join!(whole.rest(), range, release);
+    assert_eq!((whole, range, held), (Ok(LENGTH), Ok(LENGTH - MIB), Ok(4 * MIB)));
+    assert_eq!(second.metric(r#"headpond_fills_total{result="failed"}"#), 0);
 }

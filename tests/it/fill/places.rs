@@ -77,6 +77,54 @@ async fn a_blob_whose_client_has_gone_gives_its_connection_to_one_that_has_a_cli
     assert_at_most(fake.blob_bytes_sent(&layers[0].0), 110, 4 * MIB);
 }
 
+/// What has come would be thrown away with it: it is not told that it has waited too long.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_gave_way_keeps_its_bytes_and_its_turn_however_long_that_takes() {
+    let top = "limits: {connection_wait: 200ms}";
+    let (fake, server, layers) = with_layers("max_connections: 1", top, &[4 * MIB, 4 * MIB]).await;
+    fake.hold_blobs_at(2 * MIB as u64);
+    let mut leaving = Reader::open(&server, &layers[0].0, "", &layers[0].1).await;
+    leaving.read_to(MIB).await;
+    fake.wait_until_blob_bytes_sent(&layers[0].0, 2 * MIB as u64).await;
+    drop(leaving);
+    let mut holding = Reader::open(&server, &layers[1].0, "", &layers[1].1).await;
+    holding.read_to(MIB).await;
+    let mut back = Reader::open(&server, &layers[0].0, "", &layers[0].1).await;
+    back.read_to(MIB).await;
+    server.wait_for_metric(WAITING, 1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    fake.release();
+    assert_eq!((holding.rest().await, back.rest().await), (Ok(4 * MIB), Ok(4 * MIB)));
+    assert_at_most(fake.blob_bytes_sent(&layers[0].0), 110, 4 * MIB);
+}
+
+/// Each that waits has a file: beyond `max_fills` of them a blob is not kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_blobs_of_a_rule_wait_for_a_connection_as_may_be_under_way() {
+    let top = "limits: {max_fills: 2}";
+    let (fake, server, layers) = with_layers("max_connections: 1", top, &[4 * MIB, MIB, MIB, MIB]).await;
+    fake.hold_blobs_at(2 * MIB as u64);
+    let mut first = Reader::open(&server, &layers[0].0, "", &layers[0].1).await;
+    first.read_to(MIB).await;
+    let waiting = async {
+        let (second, third) = (pull(&server, &layers[1]), pull(&server, &layers[2]));
+        tokio::join!(second, third, async {
+            server.wait_for_metric(WAITING, 2).await;
+            let path = Headpond::blob(&layers[3].0);
+            let (last, ()) = tokio::join!(server.get(&path), async {
+                server.wait_for_metric(WAITING, 3).await;
+                assert_eq!(server.staged(), 3);
+                fake.release();
+            });
+            assert_eq!((last.status, last.bytes()), (StatusCode::OK, &layers[3].1));
+        });
+    };
+    tokio::join!(waiting, async { assert_eq!(first.rest().await, Ok(4 * MIB)) });
+    server.wait_for_fills().await;
+    let stored: Vec<bool> = layers.iter().map(|layer| server.stored_blobs().contains(&layer.0.hex().to_string())).collect();
+    assert_eq!(stored, [true, true, true, false]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_waits_too_long_for_a_connection_is_told_so() {
     let top = "limits: {connection_wait: 200ms}";
@@ -120,6 +168,46 @@ async fn those_who_wait_for_one_rule_do_not_keep_out_the_blobs_of_another() {
         fake.release();
     };
     tokio::join!(futures::future::join_all(clients), beside);
+}
+
+/// What waits for a connection takes no room, so dropping it makes none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_waits_for_a_connection_is_not_dropped_for_the_blob_of_another_rule() {
+    let (fake, other) = (FakeUpstream::start().await, FakeUpstream::start().await);
+    let contents: Vec<_> = (50..54).map(|seed| pseudo_random(seed, 4 * MIB)).collect();
+    let [held, waiting] = fake.put_image("library/x", "1", &contents[..2]).layers.try_into().unwrap();
+    let [filling, passing] = other.put_image("library/y", "1", &contents[2..]).layers.try_into().unwrap();
+    let text = configuration(&fake.url(), "max_connections: 1", "limits: {max_fills: 2}")
+        + &format!("  - prefix: other\n    upstream: {}\n", other.url());
+    let server = Headpond::of(&fake, &text, tempfile::tempdir().unwrap(), headpond::app::World::default()).await;
+    assert_eq!(server.get("/v2/up/library/x/manifests/1").await.status, StatusCode::OK);
+    assert_eq!(server.get("/v2/other/library/y/manifests/1").await.status, StatusCode::OK);
+    fake.hold_blobs_at(2 * MIB as u64);
+    other.hold_blobs_at(2 * MIB as u64);
+    let mut first = Reader::open(&server, &held, "", &contents[0]).await;
+    first.read_to(MIB).await;
+    let path = Headpond::blob(&waiting);
+    tokio::select! {
+        _ = server.get(&path) => panic!("it has no connection"),
+        () = server.wait_for_metric(WAITING, 1) => {}
+    }
+    server.wait_for_metric("headpond_followers_inflight", 1).await;
+    let of_other = |digest: &Digest| format!("/v2/other/library/y/blobs/{digest}");
+    let beside = async {
+        let mut second = Reader::of(server.send(reqwest::Method::GET, &of_other(&filling), &[]).await, &contents[2]);
+        second.read_to(MIB).await;
+        let mut third = Reader::of(server.send(reqwest::Method::GET, &of_other(&passing), &[]).await, &contents[3]);
+        third.read_to(MIB).await;
+        assert_eq!(server.metric(r#"headpond_fills_total{result="dropped"}"#), 0);
+        fake.release();
+        other.release();
+        assert_eq!((second.rest().await, third.rest().await), (Ok(4 * MIB), Ok(4 * MIB)));
+    };
+    tokio::join!(beside, async { assert_eq!(first.rest().await, Ok(4 * MIB)) });
+    server.wait_for_fills().await;
+    let stored = server.stored_blobs();
+    let has = |digest: &Digest| stored.contains(&digest.hex().to_string());
+    assert!(has(&held) && has(&waiting) && has(&filling) && !has(&passing), "{stored:?}");
 }
 
 /// The owner's clients wait for its only connection, and so do those of the others: for longer than an upstream may take.

@@ -136,15 +136,6 @@ impl Transfer {
         }
     }
 
-    /// The wait for a place is over. One that waited in vain goes on with what the bucket or a replica still sends.
-    pub(super) fn seated(&mut self, got: Result<(), FillError>) -> Result<(), FillError> {
-        if got.is_err() && !self.open.is_empty() {
-            self.seat = Seat::None;
-            return Ok(());
-        }
-        got
-    }
-
     /// Gives its places on the line to those whom clients wait for, and waits for others.
     pub(super) fn give_way(&mut self) {
         self.let_go(Source::is_beyond);
