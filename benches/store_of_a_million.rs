@@ -123,7 +123,7 @@ async fn measure(directory: &Path, small: &Path, blobs: u64, asked: Blobs) {
     // What any server has in memory once it has served for a while is not the index of a large store.
     let (_, without_bytes) = served(small, 0, &hot).await;
     let (used_bytes, with_bytes) = served(directory, blobs, &hot).await;
-    let each_bytes = with_bytes.saturating_sub(without_bytes) / blobs;
+    let each_bytes = with_bytes.saturating_sub(without_bytes) / blobs.max(1);
     println!("{each_bytes} bytes of memory for each blob (target 100); {} MiB in all", with_bytes >> 20);
 
     tokio::spawn(silent_upstream());

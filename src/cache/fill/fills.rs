@@ -145,10 +145,13 @@ impl Fills {
             fill.stream_past_the_store();
             return Start::Began(follower);
         }
-        let is_full = counted(&running).count() >= self.limits.max_fills && !drop_oldest_unfollowed(&running, |fill| !fill.is_in_line());
-        if is_full || in_line_of(&running, origin).count() >= self.limits.max_fills {
+        let max_fills = self.limits.max_fills;
+        // The line first: nothing is dropped in vain for what it keeps out.
+        if (bucket.is_none() && in_line_of(&running, origin).count() >= max_fills)
+            || (counted(&running).count() >= max_fills && !drop_oldest_unfollowed(&running, |fill| !fill.is_in_line()))
+        {
             drop(running);
-            fill.refuse(self.limits.max_fills);
+            fill.refuse(max_fills);
             return Start::Began(follower);
         }
         let sources = Sources::new(Arc::clone(origin), digest, bucket, suspects);
@@ -262,10 +265,12 @@ fn counted(running: &HashMap<Digest, Running>) -> impl Iterator<Item = &Running>
     running.values().filter(|running| !running.fill.is_given_up() && !running.fill.is_in_line())
 }
 
-/// Those that wait for their first connection through the same rule. Each has a file, if an empty one, and so there
-/// are as many of them as may be under way, and no more.
+/// Those that clients wait for, and that wait for their first connection through the same rule. Each has a file, if
+/// an empty one, and so there are about as many of them as may be under way, and no more.
 fn in_line_of<'a>(running: &'a HashMap<Digest, Running>, origin: &'a Origin) -> impl Iterator<Item = &'a Running> {
-    running.values().filter(|running| running.fill.is_in_line() && Arc::ptr_eq(&running.origin.line, &origin.line))
+    running
+        .values()
+        .filter(|running| running.fill.is_in_line() && !running.fill.is_unfollowed() && Arc::ptr_eq(&running.origin.line, &origin.line))
 }
 
 /// Ends such a fill that nobody follows: one that nobody ever followed, or else the one that has been under

@@ -132,10 +132,15 @@ impl LineShare {
                 return Ok(place);
             }
             let wait = if self.has_begun() { Duration::MAX } else { self.line.connection_wait };
-            if let Some(place) = self.line.place(wait).await {
+            let place = tokio::select! {
+                biased;
+                () = self.left() => continue,
+                place = self.line.place(wait) => place,
+            };
+            if let Some(place) = place {
                 return Ok(place);
             }
-            if self.unfollowed().is_none() && !self.has_begun() {
+            if !self.has_begun() {
                 return Err(FillError::NoConnection { waited: self.line.connection_wait });
             }
         }
@@ -146,6 +151,12 @@ impl LineShare {
         let (fill, places) = (self.fill.as_deref()?, self.line.places.as_ref()?);
         let there = || if self.unfollowed().is_some() { self.try_place().map(Some) } else { Some(None) };
         places.changed_until(&fill.followed, there).await
+    }
+
+    /// Waits until nobody waits for the blob.
+    async fn left(&self) {
+        let (Some(fill), Some(places)) = (&self.fill, &self.line.places) else { return std::future::pending().await };
+        places.changed_until(&fill.unfollowed, || self.unfollowed().is_some().then_some(())).await;
     }
 
     /// Waits until the places of this blob are to be given up: nobody waits for it, and clients wait for others.

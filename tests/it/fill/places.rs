@@ -80,19 +80,20 @@ async fn a_blob_whose_client_has_gone_gives_its_connection_to_one_that_has_a_cli
 /// What has come would be thrown away with it: it is not told that it has waited too long.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blob_that_gave_way_keeps_its_bytes_and_its_turn_however_long_that_takes() {
-    let top = "limits: {connection_wait: 200ms}";
+    let top = "limits: {connection_wait: 1s}";
     let (fake, server, layers) = with_layers("max_connections: 1", top, &[4 * MIB, 4 * MIB]).await;
     fake.hold_blobs_at(2 * MIB as u64);
     let mut leaving = Reader::open(&server, &layers[0].0, "", &layers[0].1).await;
     leaving.read_to(MIB).await;
     fake.wait_until_blob_bytes_sent(&layers[0].0, 2 * MIB as u64).await;
     drop(leaving);
+    server.wait_for_metric("headpond_followers_inflight", 0).await;
     let mut holding = Reader::open(&server, &layers[1].0, "", &layers[1].1).await;
     holding.read_to(MIB).await;
     let mut back = Reader::open(&server, &layers[0].0, "", &layers[0].1).await;
     back.read_to(MIB).await;
     server.wait_for_metric(WAITING, 1).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     fake.release();
     assert_eq!((holding.rest().await, back.rest().await), (Ok(4 * MIB), Ok(4 * MIB)));
     assert_at_most(fake.blob_bytes_sent(&layers[0].0), 110, 4 * MIB);
@@ -107,7 +108,10 @@ async fn as_many_blobs_of_a_rule_wait_for_a_connection_as_may_be_under_way() {
     let mut first = Reader::open(&server, &layers[0].0, "", &layers[0].1).await;
     first.read_to(MIB).await;
     let waiting = async {
-        let (second, third) = (pull(&server, &layers[1]), pull(&server, &layers[2]));
+        let (second, third) = (pull(&server, &layers[1]), async {
+            server.wait_for_metric(WAITING, 1).await;
+            pull(&server, &layers[2]).await;
+        });
         tokio::join!(second, third, async {
             server.wait_for_metric(WAITING, 2).await;
             let path = Headpond::blob(&layers[3].0);

@@ -129,6 +129,25 @@ async fn a_client_waits_so_long_and_no_longer() {
     assert!(waiting.await.is_ok());
 }
 
+/// Of which bytes are here, too: it keeps its turn only for as long as a client waits for it.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_the_line_lets_those_behind_it_go_first() {
+    let line = line(Some(1), None);
+    let held = share(&line).place().await.unwrap();
+    let (left, staying) = (fill(1), share(&line));
+    left.progress.send_modify(|progress| progress.coverage.add(0..1));
+    let leaving = LineShare::of_fill(Arc::clone(&line), Arc::clone(&left));
+    let (mut leaving, mut staying) = (Box::pin(leaving.place()), Box::pin(staying.place()));
+    assert!(tokio::time::timeout(WAIT / 2, &mut leaving).await.is_err());
+    assert!((&mut staying).now_or_never().is_none());
+    left.unfollow();
+    assert!(tokio::time::timeout(2 * WAIT, &mut leaving).await.is_err(), "it is told nothing");
+    let mut staying = Box::pin(async { (&mut staying).await.is_ok() });
+    drop(held);
+    assert!((&mut leaving).now_or_never().is_none());
+    assert_eq!((&mut staying).now_or_never(), Some(true));
+}
+
 #[tokio::test]
 async fn those_who_wait_are_counted_for_as_long_as_they_do() {
     let metrics = metrics();
