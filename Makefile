@@ -35,7 +35,7 @@ e2e: ## The real binary with real registries and clients. Installs them; needs r
 	tests/e2e/run.sh $(ARGS)
 
 e2e-long: ## The parts of it that take minutes: a cap of 1 GiB under 5 GiB of pulls, gc beside pulls for 5 minutes.
-	E2E_LONG=1 tests/e2e/run.sh -k 'cap_holds or garbage_collection' $(ARGS)
+	E2E_LONG=1 tests/e2e/run.sh -rP -k 'cap_holds or garbage_collection' $(ARGS)
 
 bench: ## Measure the release binary beside its peers. Prints a table; nothing is pass or fail.
 	benches/peers/run.sh $(ARGS)

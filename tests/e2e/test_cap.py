@@ -97,13 +97,13 @@ def test_cap_holds_under_random_pulls_and_keeps_what_lru_keeps(
     headpond = start_headpond(rules_for(proxy.edge), store=store)
     load = Load(headpond, images, random.Random(seed))
 
-    with UsageSamples(store.path) as usage:
+    with UsageSamples(headpond) as usage:
         at_once([load.pull_until_done] * CLIENTS)
         headpond.quiet()
 
     assert not load.failed, load.failed[:5]
     assert max(usage.samples) <= CAP_BYTES, f"{max(usage.samples)} of {CAP_BYTES} in {len(usage.samples)} samples"
-    overhead_bytes = used_bytes(store.path) - blob_bytes_on_disk(headpond)
+    overhead_bytes = used_bytes(headpond) - blob_bytes_on_disk(headpond)
     lru = load.simulated(CAP_BYTES - overhead_bytes)
     from_disk = hit_ratio(load, filled_from_elsewhere(headpond, proxy, images, kind))
     print(f"{len(usage.samples)} samples, most {max(usage.samples) >> 20} MiB of {CAP_BYTES >> 20} MiB; "

@@ -1,37 +1,34 @@
-"""What a folder takes on its disk, sampled in a thread while something else goes on."""
+"""What the store of a server takes on its disk, sampled in a thread while something else goes on."""
 
+import contextlib
+import signal
 import subprocess
 import threading
 from pathlib import Path
 
-
-def used_bytes(folder: Path) -> int:
-    """Of a folder in which nothing changes, as `du` counts it."""
-    said = subprocess.run(["du", "-s", "--block-size=1", str(folder)], capture_output=True, text=True, check=False)
-    return int(said.stdout.split()[0])
+from parts.headpond import Headpond
+from parts.process import wait_until
 
 
-def used_at_once_bytes(folder: Path) -> int:
-    """Of a folder in which files come and go. Where one file goes for another while `du` walks, it may count both;
-    but what was there in two looks, one after the other, was there all at once between them."""
-    before, after = _look(folder), _look(folder)
-    return sum(min(taken, after[entry]) for entry, taken in before.items() if entry in after)
+def used_bytes(headpond: Headpond) -> int:
+    """`du` of a server's store.
 
-
-def _look(folder: Path) -> dict[str, int]:
-    """What each file and folder takes, by its inode, and its time of birth where the file system tells that: an inode
-    may soon be another file's."""
-    command = ["find", str(folder), "-printf", "%i/%B@ %b\n"]
-    told = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    entries = (line.split() for line in told.splitlines())
-    return {entry: int(blocks) * 512 for entry, blocks in entries}
+    Where one file goes for another while `du` walks, it may count both. So the server, which alone writes there, is
+    stopped for as long as `du` takes.
+    """
+    with _stopped(headpond):
+        command = ["du", "-s", "--block-size=1", str(headpond.store.path)]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0])
 
 
 class UsageSamples:
-    def __init__(self, folder: Path, pause_seconds: float = 0.05):
-        self.folder = folder
+    """The same, again and again."""
+
+    def __init__(self, headpond: Headpond, pause_seconds: float = 0.05):
+        self.headpond = headpond
         self.pause_seconds = pause_seconds
         self.samples: list[int] = []
+        self._failure: Exception | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
@@ -41,8 +38,32 @@ class UsageSamples:
 
     def __exit__(self, *_) -> None:
         self._ended.set()
-        self._thread.join(30)
+        self._thread.join()
+        if self._failure:
+            raise self._failure
 
     def _sample(self) -> None:
-        while not self._ended.wait(self.pause_seconds):
-            self.samples.append(used_at_once_bytes(self.folder))
+        try:
+            while not self._ended.wait(self.pause_seconds):
+                self.samples.append(used_bytes(self.headpond))
+        except Exception as failure:
+            self._failure = failure
+
+
+@contextlib.contextmanager
+def _stopped(headpond: Headpond):
+    """All of its threads: one that writes is stopped once it has written."""
+    threads = Path(f"/proc/{headpond.process.pid}/task")
+    headpond.process.signal(signal.SIGSTOP)
+    try:
+        wait_until(lambda: all(_state(thread) == "T" for thread in threads.iterdir()), "the server has stopped", pause=0)
+        yield
+    finally:
+        headpond.process.signal(signal.SIGCONT)
+
+
+def _state(thread: Path) -> str:
+    try:
+        return (thread / "stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "T"  # It has ended.
