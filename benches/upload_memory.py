@@ -136,9 +136,11 @@ class Bucket:
 
         self.server = serve(Objects)
 
-    def has(self, digest: str) -> bool:
+    def has(self, digest: str, megabytes: int) -> bool:
+        """All of it: a record of a blob may be named as the blob is."""
+        hexadecimal, length = digest.partition(":")[2], megabytes * PIECE
         with self.lock:
-            return any(key.endswith(digest.partition(":")[2]) for key in self.lengths)
+            return any(key.endswith(hexadecimal) and found == length for key, found in self.lengths.items())
 
 
 def serve(handler: type) -> ThreadingHTTPServer:
@@ -173,7 +175,7 @@ def pull(port: int, digest: str):
             pass
 
 
-def measure(binary: str, folder: Path, blobs: list[str], registry: str, bucket: Bucket | None) -> tuple[int, float]:
+def measure(binary: str, folder: Path, blobs: dict[str, int], registry: str, bucket: Bucket | None) -> tuple[int, float]:
     """How far the memory of a server grows over what it was after a small blob, and the seconds it took."""
     folder.mkdir()
     storage = f"{{path: {folder}/store"
@@ -194,14 +196,14 @@ def measure(binary: str, folder: Path, blobs: list[str], registry: str, bucket: 
         port = listening_port(server.pid, log)
         small, large = blobs
         pull(port, small)
-        wait("the small blob is in the bucket", lambda: not bucket or bucket.has(small))
+        wait("the small blob is in the bucket", lambda: not bucket or bucket.has(small, blobs[small]))
         time.sleep(1)
         before = memory(server.pid, "VmRSS")
         # The peak is counted from now on.
         Path(f"/proc/{server.pid}/clear_refs").write_text("5")
         began = time.monotonic()
         pull(port, large)
-        wait("the large blob is in the bucket", lambda: not bucket or bucket.has(large))
+        wait("the large blob is in the bucket", lambda: not bucket or bucket.has(large, blobs[large]))
         return memory(server.pid, "VmHWM") - before, time.monotonic() - began
     finally:
         server.terminate()
@@ -244,7 +246,7 @@ def main():
     registry, grown = url(upstream(lengths)), {}
     for name, bucket in (("disk", None), ("bucket", Bucket(arguments.part_ms / 1000))):
         with tempfile.TemporaryDirectory(dir=arguments.directory) as folder:
-            growth, seconds = measure(binary, Path(folder) / name, list(lengths), registry, bucket)
+            growth, seconds = measure(binary, Path(folder) / name, lengths, registry, bucket)
         grown[name] = growth
         print(f"{arguments.mb} MiB over {name:6}: memory grew by {growth / PIECE:6.1f} MiB at most, in {seconds:.1f} s", flush=True)
     print(f"the upload takes {(grown['bucket'] - grown['disk']) / PIECE:.1f} MiB of that (limits: 6 parts of 8 MiB)")

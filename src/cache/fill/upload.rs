@@ -4,6 +4,7 @@
 //! becomes visible only once its digest holds. One that the bucket did not take stays on disk with a
 //! note, and is tried again: after a while, and after a restart.
 
+mod parts;
 mod retry;
 mod supply;
 mod turns;
@@ -12,9 +13,10 @@ use std::fs::File;
 use std::sync::Arc;
 
 use thiserror::Error;
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinError, JoinSet};
 
+use self::parts::{PartMemory, UploadMemory};
 use self::supply::Supply;
 use self::turns::Turns;
 use super::Fill;
@@ -94,7 +96,7 @@ struct Shared {
     /// Whether blobs are kept on disk, so that they can be tried again.
     keeps_on_disk: bool,
     limits: UploadLimits,
-    parts: Arc<Semaphore>,
+    parts: PartMemory,
     turns: Turns,
     retry: Notify,
     tasks: Tasks,
@@ -113,7 +115,7 @@ impl Uploads {
         tasks: Tasks,
         metrics: &Metrics,
     ) -> Self {
-        let parts = Arc::new(Semaphore::new(limits.max_parts.max(1)));
+        let parts = PartMemory::new(limits.max_parts);
         let (turns, retry, metrics) = (Turns::default(), Notify::new(), metrics.bucket.clone());
         let shared = Shared { bucket, blobs, pending, keeps_on_disk, limits, parts, turns, retry, tasks, metrics };
         Self { shared: Arc::new(shared) }
@@ -185,17 +187,18 @@ impl Uploads {
 
     /// Sends a blob, as far as it is there, and makes it visible once it is complete.
     async fn upload(&self, digest: Digest, mut supply: Supply, replaces: bool) -> Result<(), UploadError> {
+        let memory = self.shared.parts.for_upload();
         let part_bytes = self.part_bytes(supply.ready(1).await.map(|_| supply.total_bytes())?);
         let first = supply.ready(part_bytes).await?;
         if first.is_all && first.to <= part_bytes {
-            let _permit = Arc::clone(&self.shared.parts).acquire_owned().await;
             let length = first.to;
-            let bytes = supply.read(first, 0, length).await?;
+            let _permit = memory.permit().await;
+            let bytes = supply.read(first, 0, length, memory.part()).await?;
             supply.verify(&digest)?;
             return Ok(self.shared.bucket.put(&digest, bytes).await?);
         }
         let mut upload = self.shared.bucket.begin_upload(&digest).await?;
-        let sent = self.send_parts(&mut upload, &mut supply, part_bytes).await;
+        let sent = send_parts(&mut upload, &mut supply, &memory, part_bytes).await;
         match sent.and_then(|()| supply.verify(&digest)) {
             Ok(()) if replaces => Ok(upload.replace().await?),
             Ok(()) => Ok(upload.complete().await?),
@@ -204,33 +207,6 @@ impl Uploads {
                 Err(error)
             }
         }
-    }
-
-    async fn send_parts(&self, upload: &mut BucketUpload, supply: &mut Supply, part_bytes: u64) -> Result<(), UploadError> {
-        let mut parts = JoinSet::new();
-        let mut offset = 0;
-        loop {
-            let ready = supply.ready(offset + part_bytes).await?;
-            let (length, is_last) = (part_bytes.min(ready.to - offset), ready.is_all && offset + part_bytes >= ready.to);
-            let permit = Arc::clone(&self.shared.parts).acquire_owned().await;
-            let part = upload.put_part(supply.read(ready, offset, length).await?);
-            parts.spawn(async move {
-                let sent = part.await;
-                drop(permit);
-                sent
-            });
-            while let Some(sent) = parts.try_join_next() {
-                sent??;
-            }
-            offset += length;
-            if is_last {
-                break;
-            }
-        }
-        while let Some(sent) = parts.join_next().await {
-            sent??;
-        }
-        Ok(())
     }
 
     fn part_bytes(&self, total_bytes: Option<u64>) -> u64 {
@@ -280,4 +256,31 @@ impl Uploads {
             tracing::error!(%digest, %error, "a rotten blob could not be put aside; `headpond scrub` tries again");
         }
     }
+}
+
+async fn send_parts(upload: &mut BucketUpload, supply: &mut Supply, memory: &UploadMemory, part_bytes: u64) -> Result<(), UploadError> {
+    let mut parts = JoinSet::new();
+    let mut offset = 0;
+    loop {
+        let ready = supply.ready(offset + part_bytes).await?;
+        let (length, is_last) = (part_bytes.min(ready.to - offset), ready.is_all && offset + part_bytes >= ready.to);
+        let permit = memory.permit().await;
+        let part = upload.put_part(supply.read(ready, offset, length, memory.part()).await?);
+        parts.spawn(async move {
+            let sent = part.await;
+            drop(permit);
+            sent
+        });
+        while let Some(sent) = parts.try_join_next() {
+            sent??;
+        }
+        offset += length;
+        if is_last {
+            break;
+        }
+    }
+    while let Some(sent) = parts.join_next().await {
+        sent??;
+    }
+    Ok(())
 }

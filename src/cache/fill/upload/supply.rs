@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::UploadError;
+use super::parts::Part;
 use crate::cache::fill::{Phase, Progress};
 use crate::oci::{Digest, DigestHasher};
 
@@ -61,17 +62,17 @@ impl Supply {
     }
 
     /// The next bytes to be sent, from `ready`.
-    pub(super) async fn read(&mut self, ready: Ready, offset: u64, length: u64) -> Result<Bytes, UploadError> {
+    pub(super) async fn read(&mut self, ready: Ready, offset: u64, length: u64, mut part: Part) -> Result<Bytes, UploadError> {
         let length = usize::try_from(length).map_err(std::io::Error::other)?;
         let hasher = if let Self::Whole { hasher, .. } = self { Some(hasher.clone()) } else { None };
         let read = tokio::task::spawn_blocking(move || {
-            let mut bytes = vec![0; length];
-            ready.file.read_exact_at(&mut bytes, offset)?;
+            let bytes = part.bytes_mut(length);
+            ready.file.read_exact_at(bytes, offset)?;
             let hashed = hasher.map(|mut hasher| {
-                hasher.update(&bytes);
+                hasher.update(bytes);
                 hasher
             });
-            Ok((Bytes::from(bytes), hashed))
+            Ok((part.into_bytes(), hashed))
         });
         let (bytes, hashed) = read.await.map_err(std::io::Error::other)?.map_err(UploadError::Read)?;
         if let (Self::Whole { hasher, .. }, Some(hashed)) = (&mut *self, hashed) {
