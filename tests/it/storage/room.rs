@@ -97,6 +97,17 @@ fn what_is_counted_is_what_is_on_disk() {
         runtime.block_on(store.records.write(&RecordKey::blob_link(&name, &digest), &link)).unwrap();
         assert_eq!(store.blobs.room().numbers().used_bytes, du(directory.path()), "after {seed}");
     }
+    // Notes take nothing, as long as their directory has room for the names.
+    for (seed, note) in (0..20).zip([0, 1, 2].into_iter().cycle()) {
+        let (pending, digest) = (store.pending_uploads(), Digest::of(format!("{seed}").as_bytes()));
+        if note == 2 { pending.add_lost(&digest) } else { pending.add(&digest, note == 1) }.unwrap();
+    }
+    assert_eq!(store.pending_uploads().list().len(), 20);
+    assert_eq!(store.blobs.room().numbers().used_bytes, du(directory.path()));
+    for digest in store.pending_uploads().list() {
+        store.pending_uploads().remove(&digest);
+    }
+    assert_eq!(store.pending_uploads().list(), []);
     // Shorter, over what is there.
     let key = RecordKey::blob_link(&name("up/library/3"), &fill(&store, 39, 39_001).unwrap());
     runtime.block_on(store.records.write(&key, &BlobLinkRecord { source: String::new(), size_bytes: None, linked_at: 0 })).unwrap();

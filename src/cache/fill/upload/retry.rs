@@ -25,11 +25,11 @@ enum Tried {
 impl Uploads {
     /// Tries again, for as long as it runs, what the bucket did not take.
     pub async fn retry_pending(self) {
-        let (mut pause, mut recoveries) = (FIRST_RETRY, self.shared.bucket.recoveries());
+        let (mut pause, mut recoveries, mut last) = (FIRST_RETRY, self.shared.bucket.recoveries(), None);
         loop {
             // One that comes while this goes on ends the pause after it.
             recoveries.forget_past();
-            pause = if self.retry_all().await { FIRST_RETRY } else { (pause * 2).min(MAX_RETRY) };
+            pause = if self.retry_all(&mut last).await { FIRST_RETRY } else { (pause * 2).min(MAX_RETRY) };
             let pending = self.pending().await;
             let is_idle = pending.iter().all(|digest| self.shared.turns.is_taken(digest));
             if is_idle {
@@ -39,12 +39,13 @@ impl Uploads {
         }
     }
 
-    /// True if nothing failed.
-    async fn retry_all(&self) -> bool {
+    /// True if nothing failed. Begins behind the one that was tried last: it may be the one that never gets through.
+    async fn retry_all(&self, last: &mut Option<Digest>) -> bool {
         let mut is_well = true;
-        for digest in self.pending().await {
+        for digest in beginning_behind(*last, self.pending().await) {
             // What fills sees to itself.
             let Some(_turn) = self.shared.turns.try_take(digest) else { continue };
+            *last = Some(digest);
             match self.retry_one(digest).await {
                 Tried::Done => {}
                 Tried::Failed => is_well = false,
@@ -90,5 +91,28 @@ impl Uploads {
             Err(UploadError::Storage(error)) if error.is_unavailable() => Tried::Unavailable,
             Err(UploadError::Storage(_) | UploadError::Read(_) | UploadError::Part(_)) => Tried::Failed,
         }
+    }
+}
+
+/// Blobs in the order of their digests, beginning behind `last`.
+fn beginning_behind(last: Option<Digest>, mut blobs: Vec<Digest>) -> Vec<Digest> {
+    let before = last.map_or(0, |last| blobs.partition_point(|digest| *digest <= last));
+    blobs.rotate_left(before);
+    blobs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_begins_behind_the_blob_that_the_last_one_ended_with() {
+        let mut blobs = [b"a", b"b", b"c"].map(|bytes| Digest::of(bytes)).to_vec();
+        blobs.sort_unstable();
+        let [first, second, third] = blobs[..] else { panic!("three") };
+        assert_eq!(beginning_behind(None, blobs.clone()), [first, second, third]);
+        assert_eq!(beginning_behind(Some(first), blobs.clone()), [second, third, first]);
+        assert_eq!(beginning_behind(Some(third), blobs.clone()), [first, second, third]);
+        assert_eq!(beginning_behind(Some(second), vec![first, third]), [third, first]);
     }
 }
