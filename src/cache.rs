@@ -59,8 +59,7 @@ use crate::telemetry::metrics::{CacheResult, Metrics, UpkeepMetrics};
 use fill::{Fills, Uploads};
 use memory::Memory;
 use origin::OriginKey;
-pub use prefetch::PrefetchedImages;
-use prefetch::Prefetches;
+pub use prefetch::Prefetches;
 use replicas::Through;
 use unrecorded::Unrecorded;
 
@@ -83,8 +82,6 @@ pub struct CacheLimits {
     pub retire_after: Duration,
     /// Manifests in memory, in bytes.
     pub memory_bytes: u64,
-    /// Blobs that are fetched before a client asks, at one time.
-    pub max_prefetches: usize,
     /// Those of fills.
     pub fills: FillLimits,
     /// Those of uploads to the bucket.
@@ -102,7 +99,6 @@ pub struct Cache {
     store: Arc<Store>,
     memory: Arc<Memory>,
     fills: Fills,
-    prefetches: Prefetches,
     clock: Clock,
     tasks: Tasks,
     limits: Arc<CacheLimits>,
@@ -138,7 +134,6 @@ impl Cache {
             uploads: bucket.as_ref().map(|(_, uploads)| uploads.clone()),
             memory: Arc::new(Memory::new(&limits)),
             fills: Fills::new(store.blobs.clone(), bucket, limits.fills.clone(), tasks.clone()),
-            prefetches: Prefetches::new(limits.max_prefetches),
             through: Through::new(&tasks),
             revalidations: Flights::new(tasks.clone()),
             tag_reads: Flights::new(tasks.clone()),

@@ -19,7 +19,7 @@ pub use referrers::ReferrersPage;
 pub use tags::{Page, TagsPage};
 
 use crate::access::Authorized;
-use crate::cache::{Cache, CacheError, Origin, PrefetchedImages, RuleOrigin};
+use crate::cache::{Cache, CacheError, Origin, Prefetches, RuleOrigin};
 use crate::config::{FreshnessRule, Prefetch, Prefix};
 use crate::oci::RepositoryName;
 use crate::rules::Target;
@@ -85,7 +85,7 @@ impl Registry {
             metrics: self.no_rule.clone(),
             freshness: FreshnessRule::default(),
             prefetch: Prefetch::Off,
-            prefetched_images: PrefetchedImages::default(),
+            prefetches: Prefetches::new(0),
         };
         Ok(Origin { repository, remote, rule: Arc::new(rule), forwarded: false, unattended: false })
     }

@@ -9,7 +9,7 @@ use secrecy::SecretString;
 
 use super::{Config, Limits};
 use crate::access::{Authenticator, Authorizer, ReplicaCheck};
-use crate::cache::{self, CacheLimits, FillLimits, Line, LineLimits, PrefetchedImages, Redirects, RuleOrigin, UploadLimits};
+use crate::cache::{self, CacheLimits, FillLimits, Line, LineLimits, Prefetches, Redirects, RuleOrigin, UploadLimits};
 use crate::clock::Clock;
 use crate::config::{self, Credentials, DeliveryMode, EcrAccount, Rule, Storage, UpstreamAddress};
 use crate::http::Gate;
@@ -58,7 +58,7 @@ impl Endpoints {
                 replicas: self.replicas.clone(),
                 freshness: rule.freshness.clone(),
                 prefetch: rule.prefetch.clone(),
-                prefetched_images: PrefetchedImages::default(),
+                prefetches: Prefetches::new(config.limits.max_prefetches),
                 // Not `anonymous: true`: what outlives its rule must not outlive what the rule said of it.
                 needs_user: rule.asks_as_somebody(),
                 metrics: rule_metrics,
@@ -199,7 +199,6 @@ pub(super) fn cache_limits(config: &Config) -> CacheLimits {
         pulled_interval: limits.pulled_interval,
         retire_after: limits.retire_after,
         memory_bytes: limits.memory_cache,
-        max_prefetches: limits.max_prefetches,
         fills: FillLimits {
             max_fills: limits.max_fills,
             max_unfollowed: limits.max_unfollowed_fills,

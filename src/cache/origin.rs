@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Mirror;
 use super::fill::Line;
-use super::prefetch::PrefetchedImages;
+use super::prefetch::Prefetches;
 use crate::config::{FreshnessRule, Prefetch};
 use crate::oci::{Digest, RepositoryName};
 use crate::telemetry::metrics::RuleMetrics;
@@ -42,8 +42,8 @@ pub struct RuleOrigin {
     pub freshness: FreshnessRule,
     /// What the first missing blob of an image brings with it.
     pub prefetch: Prefetch,
-    /// The images whose blobs are prefetched.
-    pub prefetched_images: PrefetchedImages,
+    /// Places for what is prefetched.
+    pub prefetches: Prefetches,
     /// Whether only users may pull what comes through it.
     pub needs_user: bool,
     /// Where requests are counted.

@@ -18,26 +18,20 @@ use crate::oci::{Digest, Platform, Reference};
 /// Images of one rule whose blobs are being prefetched at one time; those beyond are left to their clients.
 const MAX_IMAGES: usize = 64;
 
-/// The images that are being prefetched through one rule; cheap to clone.
+/// Places for what is prefetched through one rule; cheap to clone. Of each rule, so that one whose line is busy, and
+/// whose blobs wait for it, does not hold those of others.
 #[derive(Clone)]
-pub struct PrefetchedImages(Arc<Semaphore>);
-
-impl Default for PrefetchedImages {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(MAX_IMAGES)))
-    }
-}
-
-/// Places for what is prefetched; cheap to clone.
-#[derive(Clone)]
-pub(super) struct Prefetches {
-    fills: Arc<Semaphore>,
-    max_fills: usize,
+pub struct Prefetches {
+    images: Arc<Semaphore>,
+    blobs: Arc<Semaphore>,
+    max_blobs: usize,
 }
 
 impl Prefetches {
-    pub(super) fn new(max_fills: usize) -> Self {
-        Self { fills: Arc::new(Semaphore::new(max_fills)), max_fills }
+    /// Places for `max_blobs` at one time.
+    #[must_use]
+    pub fn new(max_blobs: usize) -> Self {
+        Self { images: Arc::new(Semaphore::new(MAX_IMAGES)), blobs: Arc::new(Semaphore::new(max_blobs)), max_blobs }
     }
 }
 
@@ -67,7 +61,7 @@ impl Cache {
         if self.memory.cold_images.remove(&(key, image)).is_none() {
             return;
         }
-        let Ok(place) = Arc::clone(&origin.prefetched_images.0).try_acquire_owned() else { return };
+        let Ok(place) = Arc::clone(&origin.prefetches.images).try_acquire_owned() else { return };
         let (cache, origin) = (self.clone(), Arc::clone(origin));
         self.tasks.spawn("prefetch", async move {
             cache.prefetch_image(&origin, &image).await;
@@ -80,7 +74,7 @@ impl Cache {
         let Some(manifest) = self.cached_manifest(origin, image).await else { return };
         let Ok(summary) = ManifestSummary::parse(&manifest.bytes, Some(manifest.media_type.as_str())) else { return };
         let blobs = futures::stream::iter(summary.blobs);
-        blobs.for_each_concurrent(self.prefetches.max_fills, |blob| self.prefetch_blob(origin, blob)).await;
+        blobs.for_each_concurrent(origin.prefetches.max_blobs, |blob| self.prefetch_blob(origin, blob)).await;
     }
 
     /// The same image for other platforms, where the rule names them.
@@ -128,10 +122,10 @@ impl Cache {
         if standing == Standing::Vouched && self.store.bucket.is_some() {
             return;
         }
-        // What would only wait for a connection takes no slot of other rules.
+        // What would only wait for a connection is not begun: there is a bound on what nobody follows.
         origin.line.spare().await;
         // It is never closed.
-        let Ok(_place) = self.prefetches.fills.acquire().await else { return };
+        let Ok(_place) = origin.prefetches.blobs.acquire().await else { return };
         let verified = self.vouch_when_verified(origin, &blob.digest);
         let Some(fill) = self.fills.prefetch(origin, blob.digest, blob.size_bytes, standing, verified) else { return };
         origin.metrics.all().prefetches.inc();

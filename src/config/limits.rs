@@ -101,7 +101,7 @@ limits! {
     max_fills: usize = 256;
     /// Of these, how many may be without a client.
     max_unfollowed_fills: usize = 32;
-    /// Blobs that are fetched before a client asks for them, at one time.
+    /// Blobs of each rule that are fetched before a client asks for them, at one time.
     max_prefetches: usize = 4;
     /// Clients that are streamed a blob which is not kept, at one time.
     max_bypasses: usize = 64;

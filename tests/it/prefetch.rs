@@ -1,12 +1,13 @@
 //! Blobs that come before a client asks for them: which, when, and behind whom.
 
 use bytes::Bytes;
+use headpond::app::World;
 use headpond::oci::{Digest, MediaType};
 use reqwest::StatusCode;
 
 use crate::fake_upstream::{FakeUpstream, Fault, Image, On, pseudo_random};
 use crate::fill::Reader;
-use crate::headpond::Headpond;
+use crate::headpond::{Headpond, configuration};
 
 const KIB: usize = 1024;
 
@@ -147,6 +148,26 @@ async fn few_blobs_are_prefetched_at_one_time() {
     };
     tokio::join!(client, release);
     server.wait_for_metric("headpond_prefetches_total", 3).await;
+    server.wait_for_fills().await;
+}
+
+#[tokio::test]
+async fn what_is_prefetched_of_one_rule_keeps_out_nothing_of_another() {
+    let [fake, other] = [FakeUpstream::start().await, FakeUpstream::start().await];
+    let [image, beside] = [(&fake, 1), (&other, 2)].map(|(fake, seed)| fake.put_image("library/x", "1", &layers(seed)));
+    let text = configuration(&fake.url(), "prefetch: image", "limits: {max_prefetches: 1}")
+        + &format!("  - {{prefix: other, upstream: \"{}\", prefetch: image}}\n", other.url());
+    let server = Headpond::of(&fake, &text, tempfile::tempdir().unwrap(), World::default()).await;
+    // The configs are short enough to come; what they bring is held.
+    for (fake, prefix, config) in [(&fake, "up", &image.config), (&other, "other", &beside.config)] {
+        fake.hold_blobs_at(100 * KIB as u64);
+        assert_eq!(server.get(&format!("/v2/{prefix}/library/x/manifests/1")).await.status, StatusCode::OK);
+        assert_eq!(server.get(&format!("/v2/{prefix}/library/x/blobs/{config}")).await.digest(), *config);
+        fake.wait_until_requests("GET", "/blobs/", 2).await;
+    }
+    assert_eq!(server.metric("headpond_prefetches_total"), 2);
+    [fake, other].iter().for_each(FakeUpstream::release);
+    server.wait_for_metric("headpond_prefetches_total", 6).await;
     server.wait_for_fills().await;
 }
 
