@@ -18,7 +18,7 @@ use super::{FillError, FillLimits, HELD_BACK_BYTES};
 use crate::cache::{Backoff, Origin};
 use crate::oci::{Digest, DigestHasher};
 use crate::storage::Bucket;
-use crate::telemetry::metrics::CacheKind;
+use crate::telemetry::metrics::{CacheKind, Metrics};
 use crate::upstream::{Unavailability, UpstreamError};
 
 /// How long a client waits for another bypass to end.
@@ -56,11 +56,6 @@ impl Bypasses {
         let barred = Suspects { others: true, ..self.rotten.of(&digest) };
         let sources = Sources::new(Arc::clone(origin), digest, bucket, barred);
         let line = LineShare::of_bypass(Arc::clone(&origin.line));
-        // The place first: those who wait for one of their rule's must not take the slots of all rules.
-        let place = if sources.current().1.is_beyond() { Some(line.place().await?) } else { None };
-        let slot = tokio::time::timeout(self.slot_wait, Arc::clone(&self.slots).acquire_owned()).await;
-        let Ok(Ok(slot)) = slot else { return Err(FillError::TooManyBypasses) };
-        origin.metrics.all().bypasses_inflight.inc();
         let mut bypass = Bypass {
             origin: Arc::clone(origin),
             digest,
@@ -73,19 +68,38 @@ impl Bypasses {
             source: Source::Upstream,
             number: 0,
             suspects: Suspects::default(),
-            rotten: self.rotten.clone(),
+            bypasses: self.clone(),
             check: hasher.map(|hasher| Check { hasher, held: VecDeque::new(), held_bytes: 0, holds: false }),
             backoff: Backoff::new(self.attempts),
             line,
-            place,
+            place: None,
             owed_bytes: 0,
-            _slot: slot,
+            slot: None,
         };
         bypass.connect().await?;
         if bypass.end < bypass.total_bytes.unwrap_or(u64::MAX) {
             bypass.check = None;
         }
         Ok(bypass)
+    }
+
+    async fn slot(&self, metrics: &Metrics) -> Result<Slot, FillError> {
+        let slot = tokio::time::timeout(self.slot_wait, Arc::clone(&self.slots).acquire_owned()).await;
+        let Ok(Ok(permit)) = slot else { return Err(FillError::TooManyBypasses) };
+        metrics.bypasses_inflight.inc();
+        Ok(Slot { metrics: metrics.clone(), _permit: permit })
+    }
+}
+
+/// One of the bounded number, until it is dropped.
+struct Slot {
+    metrics: Metrics,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.metrics.bypasses_inflight.dec();
     }
 }
 
@@ -105,7 +119,7 @@ pub struct Bypass {
     source: Source,
     number: usize,
     suspects: Suspects,
-    rotten: Rotten,
+    bypasses: Bypasses,
     /// `None` for an interval, which cannot be verified.
     check: Option<Check>,
     backoff: Backoff,
@@ -114,7 +128,7 @@ pub struct Bypass {
     place: Option<Place>,
     /// Bytes from upstream that the line has not been asked for yet.
     owed_bytes: usize,
-    _slot: OwnedSemaphorePermit,
+    slot: Option<Slot>,
 }
 
 /// Verification of a whole blob.
@@ -185,7 +199,7 @@ impl Bypass {
         if actual != self.digest {
             self.origin.metrics.all().digest_mismatch.inc();
             if !self.suspects.is_empty() {
-                self.rotten.add(self.digest, std::mem::take(&mut self.suspects));
+                self.bypasses.rotten.add(self.digest, std::mem::take(&mut self.suspects));
             }
             return Err(FillError::DigestMismatch { expected: Box::new(self.digest), actual: Box::new(actual) });
         }
@@ -249,9 +263,7 @@ impl Bypass {
         let range = (self.position > 0 || self.end < u64::MAX).then_some(self.position..self.end);
         loop {
             (self.number, self.source) = self.sources.current();
-            if self.source.is_beyond() && self.place.is_none() {
-                self.place = Some(self.line.place().await?);
-            }
+            self.take_places().await?;
             match self.source.open(&self.origin, &self.digest, range.clone()).await {
                 Ok(stream) => {
                     let (known, told) = (self.total_bytes, stream.total_bytes());
@@ -270,6 +282,22 @@ impl Bypass {
         }
     }
 
+    /// A place on the line, if the source is there, and then a slot: those who wait for a place of their rule's must not
+    /// keep the slots of all rules.
+    async fn take_places(&mut self) -> Result<(), FillError> {
+        if self.source.is_beyond() && self.place.is_none() {
+            self.place = self.line.try_place();
+            if self.place.is_none() {
+                self.slot = None;
+                self.place = Some(self.line.place().await?);
+            }
+        }
+        if self.slot.is_none() {
+            self.slot = Some(self.bypasses.slot(self.origin.metrics.all()).await?);
+        }
+        Ok(())
+    }
+
     /// The source failed: the next one is asked at once, all of them again after a pause.
     async fn go_on_after(&mut self, error: UpstreamError) -> Result<(), FillError> {
         match self.sources.leave(self.number, error) {
@@ -277,12 +305,6 @@ impl Bypass {
             Next::Again(error) => Ok(self.backoff.wait(error).await?),
             Next::Final(error) => Err(error.into()),
         }
-    }
-}
-
-impl Drop for Bypass {
-    fn drop(&mut self) {
-        self.origin.metrics.all().bypasses_inflight.dec();
     }
 }
 

@@ -7,8 +7,9 @@ use reqwest::Method;
 use super::{MIB, fake_with_image, key, pull, replica, replica_by, stored};
 use crate::fake_bucket::{FakeBucket, Fault};
 use crate::fake_upstream::{FakeUpstream, pseudo_random};
+use crate::faulty_disk::{FaultyDisk, Operation};
 use crate::fill::Reader;
-use crate::headpond::Headpond;
+use crate::headpond::{Headpond, configuration};
 
 /// On a slow machine several connections may seem worth it, and what is under way when one takes over is sent twice.
 const ONE_CONNECTION: &str = "limits: {parallel_above: 100MiB}";
@@ -188,12 +189,52 @@ async fn the_bucket_goes_on_with_a_blob_while_its_rest_waits_in_vain_for_a_place
     };
     let release = async {
         second.wait_for_metric(WAITING, 1).await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        // More than a connection brings that is cut short to make room.
+        whole.read_to(LENGTH - 4 * MIB).await;
         assert_eq!(fake.blob_bytes_sent(&wanted), 0, "it has no place");
+        fake.release();
+        (whole.rest().await, holding.rest().await)
+    };
+    let (range, (whole, held)) = tokio::join!(range, release);
+    assert_eq!((whole, range, held), (Ok(LENGTH), Ok(LENGTH - MIB), Ok(4 * MIB)));
+    assert_eq!(second.metric(r#"headpond_fills_total{result="failed"}"#), 0);
+}
+
+/// The bucket refuses it, so it waits for a place of its rule's; what it had for the bucket is another rule's then.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_place_past_the_store_keeps_no_slot_of_those_of_other_rules() {
+    const LENGTH: usize = 4 * MIB;
+    let (fake, bucket, other) = (FakeUpstream::start().await, FakeBucket::start().await, FakeUpstream::start().await);
+    let contents = [43, 44, 45].map(|seed| pseudo_random(seed, LENGTH));
+    let [known, held] = fake.put_image("library/x", "1", &contents[..2]).layers.try_into().unwrap();
+    let [beside] = other.put_image("library/y", "1", &contents[2..]).layers.try_into().unwrap();
+    let first = replica(&fake, &bucket, "", ONE_CONNECTION).await;
+    assert_eq!(first.get("/v2/up/library/x/manifests/1").await.status, 200);
+    assert_eq!(first.get(&Headpond::blob(&known)).await.status, 200);
+    super::eventually("the blob is in the bucket", || bucket.file(&key(&known)).exists()).await;
+    first.stop().await;
+
+    let text = configuration(&fake.url(), "max_connections: 1", "limits: {max_bypasses: 2}")
+        + &format!("  - {{prefix: other, upstream: \"{}\"}}\n", other.url());
+    let text = text.replace("storage: {path: headpond-data}", &format!("storage: {{path: headpond-data, s3: {}}}", bucket.s3()));
+    let world = FaultyDisk::full_from(Operation::Create, 1).world();
+    let server = Headpond::of(&fake, &text, tempfile::tempdir().unwrap(), world).await;
+    for path in ["up/library/x", "other/library/y"] {
+        assert_eq!(server.get(&format!("/v2/{path}/manifests/1")).await.status, 200);
+    }
+    fake.hold_blobs_at(2 * MIB as u64);
+    let mut holding = Reader::open(&server, &held, "", &contents[1]).await;
+    holding.read_to(MIB).await;
+    bucket.break_path(&key(&known), Fault::AccessDenied);
+    let waiting = async { Reader::open(&server, &known, "", &contents[0]).await.rest().await };
+    let beside = async {
+        server.wait_for_metric(WAITING, 1).await;
+        let served = server.get(&format!("/v2/other/library/y/blobs/{beside}")).await;
+        assert_eq!((served.status, served.bytes()), (reqwest::StatusCode::OK, &contents[2]));
+        assert_eq!(server.metric(WAITING), 1, "it did not wait for that");
         fake.release();
         holding.rest().await
     };
-    let (whole, range, held) = tokio::join!(whole.rest(), range, release);
-    assert_eq!((whole, range, held), (Ok(LENGTH), Ok(LENGTH - MIB), Ok(4 * MIB)));
-    assert_eq!(second.metric(r#"headpond_fills_total{result="failed"}"#), 0);
+    assert_eq!(tokio::join!(waiting, beside), (Ok(LENGTH), Ok(LENGTH)));
+    server.wait_for_metric("headpond_bypasses_inflight", 0).await;
 }
