@@ -159,7 +159,7 @@ pub struct Fill {
     followed: Notify,
     /// The last one has gone.
     unfollowed: Notify,
-    /// It waits for its first connection to upstream: nothing but a place in line is its own yet.
+    /// It waits for its first connection to upstream, or for one after it gave way.
     in_line: AtomicBool,
     /// Another replica follows it, so it may wait for none.
     feeds_replica: AtomicBool,
@@ -235,9 +235,20 @@ impl Fill {
         }
     }
 
-    /// Whether it waits for its first connection to upstream.
+    /// Whether it waits for a connection to upstream and has nothing yet, or clients that wait for it. One that nobody
+    /// waits for keeps its room on the disk all the while, so it is one of those that may be dropped.
     fn is_in_line(&self) -> bool {
-        self.in_line.load(Ordering::Acquire)
+        self.in_line.load(Ordering::Acquire) && !self.has_given_way()
+    }
+
+    /// Whether it has bytes, and waits for a connection while nobody waits for it.
+    fn has_given_way(&self) -> bool {
+        self.in_line.load(Ordering::Acquire) && self.has_begun() && self.is_unfollowed()
+    }
+
+    /// Whether bytes of the blob are here.
+    fn has_begun(&self) -> bool {
+        self.progress.borrow().coverage.end() > 0
     }
 
     /// Whether bytes are coming, or are to come.

@@ -253,6 +253,12 @@ impl Room {
         self.books().claim(bytes, shared.max_bytes - headroom_bytes, Some(shared.min_free_bytes))
     }
 
+    /// How much of `bytes` the cap leaves no room for, even with all evicted that can be.
+    #[must_use]
+    pub fn lacking_bytes(&self, bytes: u64) -> u64 {
+        self.books().lacking_bytes(bytes, self.shared.max_bytes - self.shared.headroom_bytes)
+    }
+
     /// Waits until blobs leave the headroom free again, and then for it to be used.
     pub async fn tightened(&self) {
         self.shared.tight.notified().await;

@@ -209,8 +209,7 @@ impl Fills {
         running.insert(*fill.digest(), Running { fill: Arc::clone(&fill), origin: Arc::clone(origin), number });
         drop(running);
         let arrival = Arrival { fills: self.clone(), fill: Arc::clone(&fill) };
-        let uploads = self.bucket.as_ref().map(|(_, uploads)| uploads.clone());
-        self.spawn(Transfer::new(fill, Arc::clone(origin), self.limits.clone(), sources, uploads, verified), arrival);
+        self.spawn(Transfer::new(fill, Arc::clone(origin), self.limits.clone(), sources, self.clone(), verified), arrival);
     }
 
     /// Whether a fill of `digest` brings it, or has just brought it.
@@ -249,6 +248,31 @@ impl Fills {
         }
     }
 
+    /// What sends blobs to the bucket, if there is one.
+    pub(super) fn uploads(&self) -> Option<Uploads> {
+        self.bucket.as_ref().map(|(_, uploads)| uploads.clone())
+    }
+
+    /// Ends the oldest fills that have room on the disk, and wait for a connection while nobody waits for them, if
+    /// another one can be kept then. Returns those that end.
+    pub(super) fn drop_for(&self, wanted: &Fill, wanted_bytes: u64) -> Vec<Arc<Fill>> {
+        let lacking_bytes = self.blobs.room().lacking_bytes(wanted_bytes);
+        let running = self.lock();
+        let may_go = |fill: &Fill| fill.digest() != wanted.digest() && fill.has_given_way();
+        let (mut dropped, mut freed_bytes) = (Vec::new(), 0);
+        for found in unfollowed(&running, may_go) {
+            if freed_bytes < lacking_bytes {
+                freed_bytes += found.fill.progress.borrow().total_bytes.unwrap_or(0);
+                dropped.push(Arc::clone(&found.fill));
+            }
+        }
+        if freed_bytes < lacking_bytes {
+            return Vec::new();
+        }
+        dropped.iter().for_each(|fill| fill.drop_transfer());
+        dropped
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -273,13 +297,18 @@ fn in_line_of<'a>(running: &'a HashMap<Digest, Running>, origin: &'a Origin) -> 
         .filter(|running| running.fill.is_in_line() && !running.fill.is_unfollowed() && Arc::ptr_eq(&running.origin.line, &origin.line))
 }
 
-/// Ends such a fill that nobody follows: one that nobody ever followed, or else the one that has been under
-/// way longest. True if there was one.
+/// Ends such a fill that nobody follows. True if there was one.
 fn drop_oldest_unfollowed(running: &HashMap<Digest, Running>, may_go: impl Fn(&Fill) -> bool) -> bool {
-    let unfollowed = under_way(running).filter(|running| running.fill.is_unfollowed() && may_go(&running.fill));
-    let Some(oldest) = unfollowed.min_by_key(|running| (running.fill.was_followed(), running.number)) else { return false };
-    oldest.fill.drop_transfer();
-    true
+    let oldest = unfollowed(running, may_go).into_iter().next();
+    oldest.inspect(|oldest| oldest.fill.drop_transfer()).is_some()
+}
+
+/// Such fills that nobody follows, in the order in which they may go: first those that nobody ever followed, then those
+/// that have been under way longest.
+fn unfollowed(running: &HashMap<Digest, Running>, may_go: impl Fn(&Fill) -> bool) -> Vec<&Running> {
+    let mut found: Vec<_> = under_way(running).filter(|running| running.fill.is_unfollowed() && may_go(&running.fill)).collect();
+    found.sort_unstable_by_key(|running| (running.fill.was_followed(), running.number));
+    found
 }
 
 /// Takes a fill out when it is over, however it ended: cancelled by shutdown, or by a panic, too.

@@ -196,7 +196,7 @@ impl LineShare {
 
     /// Whether bytes of the blob are here.
     fn has_begun(&self) -> bool {
-        self.fill.as_ref().is_some_and(|fill| fill.progress.borrow().coverage.end() > 0)
+        self.fill.as_ref().is_some_and(|fill| fill.has_begun())
     }
 
     /// The fill, while nobody waits for it.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::join_all;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
@@ -17,6 +18,7 @@ use tokio::time::{Instant, sleep_until};
 use self::opening::Open;
 use self::seat::Seat;
 use super::connection::Event;
+use super::fills::Fills;
 use super::lend::{blocking, with_writer};
 use super::line::LineShare;
 use super::plan::{ConnectionId, Plan};
@@ -76,6 +78,8 @@ pub(super) struct Transfer {
     connections: JoinSet<()>,
     open: HashMap<ConnectionId, Open>,
     sources: Sources,
+    /// All fills, of which one may have to go for this one.
+    fills: Fills,
     /// Into the bucket, if there is one, for what upstream sends.
     uploads: Option<Uploads>,
     /// The one of this blob, once it has begun.
@@ -97,7 +101,7 @@ impl Transfer {
         origin: Arc<Origin>,
         limits: FillLimits,
         sources: Sources,
-        uploads: Option<Uploads>,
+        fills: Fills,
         verified: Verified,
     ) -> Self {
         let expected_bytes = fill.expected_bytes;
@@ -116,7 +120,8 @@ impl Transfer {
             connections: JoinSet::new(),
             open: HashMap::new(),
             sources,
-            uploads,
+            uploads: fills.uploads(),
+            fills,
             upload: None,
             suspects: Suspects::default(),
             is_answered: false,
@@ -328,7 +333,23 @@ impl Transfer {
         }
         self.check_length(total_bytes)?;
         self.set_total(total_bytes);
-        reserve(writer, total_bytes).await
+        self.reserve(total_bytes, writer).await
+    }
+
+    /// Reserves room on the disk. Blobs that nobody waits for, and that wait for a connection themselves, would keep
+    /// theirs for who knows how long.
+    async fn reserve(&mut self, total_bytes: u64, writer: &mut Option<Writer>) -> Result<(), Stop> {
+        let Err(error) = reserve(writer, total_bytes).await else { return Ok(()) };
+        let is_full = matches!(error, StorageError::NoSpace { .. });
+        let dropped = if is_full && !self.fill.is_unfollowed() { self.fills.drop_for(&self.fill, total_bytes) } else { Vec::new() };
+        if dropped.is_empty() {
+            return Err(Stop::Unkept(error));
+        }
+        tokio::select! {
+            // Another one may want room as well.
+            () = self.fill.dropped.cancelled() => Err(FillError::Dropped.into()),
+            _ = join_all(dropped.iter().map(|fill| fill.ended())) => reserve(writer, total_bytes).await.map_err(Stop::Unkept),
+        }
     }
 
     /// A connection is over, well or not.
@@ -391,6 +412,6 @@ async fn write(writer: &mut Option<Writer>, batch: Vec<Piece>) -> Result<u64, St
     with_writer(writer, move |writer| writer.write(&batch)).await.map_err(Stop::Unkept)
 }
 
-async fn reserve(writer: &mut Option<Writer>, total_bytes: u64) -> Result<(), Stop> {
-    with_writer(writer, move |writer| writer.reserve(total_bytes)).await.map_err(Stop::Unkept)
+async fn reserve(writer: &mut Option<Writer>, total_bytes: u64) -> Result<(), StorageError> {
+    with_writer(writer, move |writer| writer.reserve(total_bytes)).await
 }

@@ -112,7 +112,7 @@ impl Books {
     pub(super) fn claim(&mut self, bytes: u64, max_bytes: u64, min_free_bytes: Option<u64>) -> Claim {
         let over_bytes = self.used_bytes().saturating_add(bytes).saturating_sub(max_bytes);
         let low_bytes = min_free_bytes.map_or(0, |floor| floor.saturating_add(bytes).saturating_sub(self.free_bytes));
-        let can_go_bytes = self.index.evictable_bytes() + self.leaving_bytes + self.unknown_bytes;
+        let can_go_bytes = self.can_go_bytes();
         if over_bytes > can_go_bytes {
             return Claim::Never;
         }
@@ -129,6 +129,16 @@ impl Books {
         self.promised_bytes += bytes;
         self.free_bytes = self.free_bytes.saturating_sub(bytes);
         Claim::Granted
+    }
+
+    /// What is missing for a claim of `bytes` that never can be granted.
+    pub(super) fn lacking_bytes(&self, bytes: u64, max_bytes: u64) -> u64 {
+        let over_bytes = self.used_bytes().saturating_add(bytes).saturating_sub(max_bytes);
+        over_bytes.saturating_sub(self.can_go_bytes())
+    }
+
+    fn can_go_bytes(&self) -> u64 {
+        self.index.evictable_bytes() + self.leaving_bytes + self.unknown_bytes
     }
 
     /// The file system has allocated what was promised, and `unclaimed_bytes` more.

@@ -174,6 +174,61 @@ async fn those_who_wait_for_one_rule_do_not_keep_out_the_blobs_of_another() {
     tokio::join!(futures::future::join_all(clients), beside);
 }
 
+/// It has bytes, and with them room on the disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_gave_way_is_dropped_for_the_blob_of_another_rule() {
+    let (fake, other) = (FakeUpstream::start().await, FakeUpstream::start().await);
+    let contents: Vec<_> = (60..63).map(|seed| pseudo_random(seed, 4 * MIB)).collect();
+    let [left, wanted] = fake.put_image("library/x", "1", &contents[..2]).layers.try_into().unwrap();
+    let [beside] = other.put_image("library/y", "1", &contents[2..]).layers.try_into().unwrap();
+    let text = configuration(&fake.url(), "max_connections: 1", "limits: {max_fills: 2}")
+        + &format!("  - prefix: other\n    upstream: {}\n", other.url());
+    let server = Headpond::of(&fake, &text, tempfile::tempdir().unwrap(), headpond::app::World::default()).await;
+    assert_eq!(server.get("/v2/up/library/x/manifests/1").await.status, StatusCode::OK);
+    assert_eq!(server.get("/v2/other/library/y/manifests/1").await.status, StatusCode::OK);
+    fake.hold_blobs_at(2 * MIB as u64);
+    let mut leaving = Reader::open(&server, &left, "", &contents[0]).await;
+    leaving.read_to(MIB).await;
+    drop(leaving);
+    let mut second = Reader::open(&server, &wanted, "", &contents[1]).await;
+    second.read_to(MIB).await;
+    let of_other = format!("/v2/other/library/y/blobs/{beside}");
+    assert_eq!(server.get(&of_other).await.bytes(), &contents[2]);
+    server.wait_for_metric(r#"headpond_fills_total{result="dropped"}"#, 1).await;
+    fake.release();
+    assert_eq!(second.rest().await, Ok(4 * MIB));
+    assert_eq!(server.metric(r#"headpond_cache_requests_total{kind="blob",result="bypass",rule="other"}"#), 0);
+}
+
+/// Its room is 40 MiB of 64.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_gave_way_is_dropped_where_the_disk_is_full() {
+    let (fake, other) = (FakeUpstream::start().await, FakeUpstream::start().await);
+    let contents = [(64, 40), (65, 2), (66, 40), (67, 70)].map(|(seed, length)| pseudo_random(seed, length * MIB));
+    let [left, wanted] = fake.put_image("library/x", "1", &contents[..2]).layers.try_into().unwrap();
+    let [beside, too_long] = other.put_image("library/y", "1", &contents[2..]).layers.try_into().unwrap();
+    let text = configuration(&fake.url(), "max_connections: 1", "") + &format!("  - prefix: other\n    upstream: {}\n", other.url());
+    let text = text.replace("storage: {path: headpond-data}", "storage: {path: headpond-data, max_size: 64MiB, min_free: 1MiB}");
+    let server = Headpond::of(&fake, &text, tempfile::tempdir().unwrap(), headpond::app::World::default()).await;
+    assert_eq!(server.get("/v2/up/library/x/manifests/1").await.status, StatusCode::OK);
+    assert_eq!(server.get("/v2/other/library/y/manifests/1").await.status, StatusCode::OK);
+    fake.hold_blobs_at(MIB as u64);
+    let mut leaving = Reader::open(&server, &left, "", &contents[0]).await;
+    leaving.read_to(MIB / 2).await;
+    drop(leaving);
+    let mut second = Reader::open(&server, &wanted, "", &contents[1]).await;
+    second.read_to(MIB / 2).await;
+    let dropped = || server.metric(r#"headpond_fills_total{result="dropped"}"#);
+    assert_eq!(server.get(&format!("/v2/other/library/y/blobs/{too_long}")).await.bytes(), &contents[3]);
+    assert_eq!(dropped(), 0, "that has no room without it either");
+    assert_eq!(server.get(&format!("/v2/other/library/y/blobs/{beside}")).await.bytes(), &contents[2]);
+    server.wait_for_metric(r#"headpond_fills_total{result="committed"}"#, 1).await;
+    assert!(server.stored_blobs().contains(&beside.hex().to_string()), "it is kept");
+    assert_eq!(dropped(), 1);
+    fake.release();
+    assert_eq!(second.rest().await, Ok(2 * MIB));
+}
+
 /// What waits for a connection takes no room, so dropping it makes none.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blob_that_waits_for_a_connection_is_not_dropped_for_the_blob_of_another_rule() {
