@@ -50,7 +50,6 @@ impl Credentials {
 
 const FORMS_HINT: &str =
     "write {username: NAME, password: \"env:VARIABLE\"}, the ARN of a secret of Secrets Manager, `ecr`, or {process: [PROGRAM]}";
-const PASSWORD_HINT: &str = "refer to it: env:NAME for an environment variable, file:PATH for a file";
 const PROCESS_HINT: &str = "name a credential helper of docker, such as [docker-credential-NAME]; it is run without a shell";
 /// Most words of a command.
 const MAX_ARGUMENTS: usize = 64;
@@ -96,10 +95,10 @@ fn password(username: Option<Text>, reference: Option<Text>, path: &str, directo
     }
     let password_path = format!("{path}.password");
     let Some(Text(reference)) = reference else {
-        problems.add(password_path, "is missing", PASSWORD_HINT);
+        problems.add(password_path, "is missing", secret::REFERENCE_HINT);
         return None;
     };
-    let resolved = secret::resolve(&reference, directory).map_err(|error| problems.add(password_path, error.to_string(), PASSWORD_HINT));
+    let resolved = secret::resolve(&reference, directory).map_err(|error| problems.add(password_path, error.to_string(), error.hint()));
     Some(Credentials::Password { username: username?, password: resolved.ok()?, file: secret::file(&reference, directory) })
 }
 

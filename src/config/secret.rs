@@ -56,6 +56,21 @@ pub(super) enum SecretError {
     Arn,
 }
 
+/// How a secret is given.
+pub(super) const REFERENCE_HINT: &str = "refer to it: env:NAME for an environment variable, file:PATH for a file";
+
+impl SecretError {
+    /// What to do about it.
+    pub(super) const fn hint(&self) -> &'static str {
+        match self {
+            Self::Unset(_) => "set it where Headpond is started and checked, or refer to a file: file:PATH",
+            Self::File(..) => "a path is relative to the configuration's folder, and what it names must be readable by Headpond's user",
+            Self::Empty => "write it there; a newline at the end is no part of it",
+            Self::Literal | Self::TooLarge(_) | Self::Arn => REFERENCE_HINT,
+        }
+    }
+}
+
 /// Largest file taken as a secret: registry tokens are some kilobytes, and a wrong path must not fill memory.
 const MAX_SECRET_BYTES: u64 = 64 * 1024;
 

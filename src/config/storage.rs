@@ -158,10 +158,9 @@ fn validate_credentials(
     directory: &Path,
     problems: &mut Problems,
 ) -> Option<S3Credentials> {
-    let hint = "refer to it: env:NAME for an environment variable, file:PATH for a file";
     let mut resolve = |text: Option<Text>, path: &str| {
         let reference = text?;
-        secret::resolve(&reference.0, directory).map_err(|error| problems.add(path, error.to_string(), hint)).ok()
+        secret::resolve(&reference.0, directory).map_err(|error| problems.add(path, error.to_string(), error.hint())).ok()
     };
     let one_is_missing = access_key.is_some() != secret_key.is_some();
     let access_key = resolve(access_key, "storage.s3.access_key");

@@ -32,10 +32,14 @@ async fn capped(fake: &FakeUpstream, directory: tempfile::TempDir) -> Headpond {
 }
 
 async fn walked(server: &Headpond) {
-    let room = || server.metric("headpond_storage_used_bytes") > 0;
-    while !room() {
+    let store = server.directory.path().join("headpond-data");
+    for _ in 0..10_000 {
+        if server.metric("headpond_storage_used_bytes") == du(&store) {
+            return;
+        }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+    panic!("{} bytes are used, and it counts {}", du(&store), server.metric("headpond_storage_used_bytes"));
 }
 
 /// Images `library/i0:1`… with layers of their own, of which every other one shares a base.
