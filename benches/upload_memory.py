@@ -230,9 +230,16 @@ def listening_port(pid: int, log: Path) -> int:
 
 
 def ports_of(pid: int) -> list[int]:
-    inodes = {os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()}
+    inodes = {opened(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()}
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return [int(row[1].split(":")[1], 16) for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in inodes]
+
+
+def opened(entry: Path) -> str | None:
+    try:
+        return os.readlink(entry)
+    except FileNotFoundError:
+        return None  # It is closed by now.
 
 
 def main():
@@ -249,7 +256,7 @@ def main():
             growth, seconds = measure(binary, Path(folder) / name, lengths, registry, bucket)
         grown[name] = growth
         print(f"{arguments.mb} MiB over {name:6}: memory grew by {growth / PIECE:6.1f} MiB at most, in {seconds:.1f} s", flush=True)
-    print(f"the upload takes {(grown['bucket'] - grown['disk']) / PIECE:.1f} MiB of that (limits: 6 parts of 8 MiB)")
+    print(f"the upload takes {(grown['bucket'] - grown['disk']) / PIECE:.1f} MiB of that")
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ limits! {
     /// Parts that large blobs are sent to the bucket in; larger where a blob would have more than 10,000.
     upload_part: u64 = 8 MiB;
     /// Such parts in memory at one time.
-    max_upload_parts: usize = 6;
+    max_upload_parts: usize = 5;
     /// How long what other replicas may have changed is believed before the bucket is asked again.
     view_ttl: Duration = 10 s;
     /// How often at most it is written down that an image was pulled.

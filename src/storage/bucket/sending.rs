@@ -1,7 +1,7 @@
 //! How long sending may take: what is known of the way to the bucket, without I/O.
 //!
 //! Of a part that is on its way nothing is seen but its end, so it has a time, and what time is enough only the line
-//! knows: six parts share it. One that ran out of its time gives the next ones twice as much, down to a pace at which
+//! knows: several parts share it. One that ran out of its time gives the next ones twice as much, down to a pace at which
 //! the line is as good as dead. So on any line above that a blob gets through after a few tries, and where
 //! the line is well a part that hangs is noticed within its usual time.
 
