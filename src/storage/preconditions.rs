@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 /// What a store does with one kind of precondition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,23 +51,29 @@ impl Preconditions {
 
 /// What is known of it by now; cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct KnownPreconditions(Arc<ArcSwap<Preconditions>>);
+pub struct KnownPreconditions(Arc<watch::Sender<Preconditions>>);
 
 impl KnownPreconditions {
     /// Known from the start.
     #[must_use]
     pub fn of(preconditions: Preconditions) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(preconditions)))
+        Self(Arc::new(watch::Sender::new(preconditions)))
     }
 
     /// What is known now.
     #[must_use]
     pub fn get(&self) -> Preconditions {
-        **self.0.load()
+        *self.0.borrow()
+    }
+
+    /// Waits until it has been tried.
+    pub(super) async fn tried(&self) {
+        // It cannot be closed while this is borrowed.
+        let _ = self.0.subscribe().wait_for(|known| known.create != Support::Unknown).await;
     }
 
     /// Notes what was found out.
     pub(super) fn set(&self, preconditions: Preconditions) {
-        self.0.store(Arc::new(preconditions));
+        self.0.send_replace(preconditions);
     }
 }

@@ -98,6 +98,11 @@ impl Records {
         self.preconditions.get()
     }
 
+    /// Waits until that is known, for as long as it takes.
+    pub async fn preconditions_tried(&self) {
+        self.preconditions.tried().await;
+    }
+
     /// Reads a record and which version of it that is. `None` if it is not there, or not of its
     /// form (which is logged); both may be written over with [`Expected::Absent`].
     ///

@@ -38,6 +38,8 @@ const CONCURRENCY: usize = 16;
 const BATCH: usize = 256;
 /// Released marks are kept this long at least: nobody is about to compare them any more.
 const RELEASED_FOR: Duration = Duration::from_secs(60 * 60);
+/// For the bucket to show what its conditional writes are worth.
+const PROBE_WAIT: Duration = Duration::from_secs(30);
 
 type Prefix = [u8; 16];
 
@@ -89,7 +91,7 @@ impl Gc {
     }
 
     async fn collect(&mut self) -> Result<(), StorageError> {
-        self.check_preconditions()?;
+        self.check_preconditions().await?;
         // Without a grace what one round marks the next one deletes.
         let rounds = if self.grace.is_zero() && !self.dry_run { 2 } else { 1 };
         for _ in 0..rounds {
@@ -105,10 +107,15 @@ impl Gc {
     }
 
     /// Replicas keep apart by conditional writes. Where the bucket ignores them nothing may be condemned.
-    fn check_preconditions(&self) -> Result<(), StorageError> {
-        let preconditions = self.parts.store.records.preconditions();
-        let are_honoured = [preconditions.create, preconditions.update].iter().all(|support| *support == Support::Honoured);
-        if self.dry_run || are_honoured || matches!(self.place, Inventory::Disk(_)) {
+    async fn check_preconditions(&self) -> Result<(), StorageError> {
+        if self.dry_run || matches!(self.place, Inventory::Disk(_)) {
+            return Ok(());
+        }
+        let records = &self.parts.store.records;
+        // Right after its start a server does not know yet.
+        let _ = tokio::time::timeout(PROBE_WAIT, records.preconditions_tried()).await;
+        let preconditions = records.preconditions();
+        if [preconditions.create, preconditions.update].iter().all(|support| *support == Support::Honoured) {
             return Ok(());
         }
         let detail =

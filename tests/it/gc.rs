@@ -50,12 +50,18 @@ impl World {
     }
 
     pub(crate) async fn in_a_bucket() -> Self {
+        let world = Self::in_an_untried_bucket();
+        world.store.bucket.clone().unwrap().find_out_preconditions().await;
+        world
+    }
+
+    /// As right after a start.
+    fn in_an_untried_bucket() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let limits = BucketLimits { timeout: Duration::from_secs(10), attempts: 3 };
         let objects = Arc::new(InMemory::new());
         let client = BucketClient::over(objects.clone(), limits, Metrics::new().unwrap().bucket.clone());
         let store = Store::open(StoreParts { bucket: Some(client), ..StoreParts::directory(&store_of(directory.path())) }).unwrap();
-        store.bucket.clone().unwrap().find_out_preconditions().await;
         Self { store: Arc::new(store), clock: Clock::system(), directory, objects }
     }
 
@@ -88,6 +94,27 @@ impl World {
     async fn mark_of(&self, digest: &Digest) -> Option<GcState> {
         self.store.records.read(&RecordKey::gc_mark(digest)).await.unwrap().map(|mark| mark.state)
     }
+}
+
+#[tokio::test]
+async fn a_collection_right_after_a_start_waits_for_what_the_bucket_is_worth() {
+    let world = World::in_an_untried_bucket();
+    let orphan = world.orphan(5).await;
+    let tried = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        world.store.bucket.clone().unwrap().find_out_preconditions().await;
+    };
+    let (report, ()) = tokio::join!(world.gc(NOW), tried);
+    assert_eq!((report.deleted, world.has(&orphan).await), (1, false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_collection_does_not_wait_for_ever_for_a_bucket_that_does_not_show_it() {
+    let world = World::in_an_untried_bucket();
+    let orphan = world.orphan(5).await;
+    let outcome = outcome_of(upkeep_of(Arc::clone(&world.store), &world.clock).gc(NOW).await.unwrap()).await.1;
+    assert!(outcome.unwrap_err().to_string().contains("conditional writes"));
+    assert!(world.has(&orphan).await);
 }
 
 /// Runs one test over a disk and over a bucket.
