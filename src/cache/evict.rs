@@ -17,7 +17,7 @@ use crate::storage::Room;
 use crate::telemetry::metrics::{DiskStanding, EvictionMetrics};
 
 /// How often at most what a manifest refers to is used by serving the manifest.
-const USED_EVERY_SECONDS: u64 = 5;
+const USED_EVERY_SECONDS: u64 = 1;
 /// How often uses are written to the files, and the free space is looked at.
 const TIDIED_EVERY: Duration = Duration::from_secs(30);
 /// How often what is no blob is counted again.

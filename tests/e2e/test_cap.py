@@ -21,10 +21,15 @@ pytestmark = pytest.mark.own_store
 CAP_BYTES = (1024 if os.environ.get("E2E_LONG") else 205) << 20
 LOAD_BYTES = 5 * CAP_BYTES
 LAYER_BYTES = CAP_BYTES // 80
-IMAGES = 160
+IMAGES = 240
+# The first of them are asked for most of the time. First in, first out loses those again and again: over 300 of these
+# loads it kept 12 % less than an exact LRU, at the median.
+HOT_IMAGES = 40
+HOT_CHANCE = 0.6
 CLIENTS = 20
 # Nodes that have the layers ask for the manifest alone. That keeps the layers, too.
-MANIFEST_ALONE = 0.25
+MANIFEST_ALONE_CHANCE = 0.5
+# Of the LRU's own ratio.
 RATIO_TOLERANCE = 0.05
 
 
@@ -45,9 +50,9 @@ class Load:
             with self.lock:
                 if self.left_bytes <= 0:
                     return
-                weights = [1 / (rank + 3) for rank in range(len(self.images))]
-                image = self.chance.choices(self.images, weights)[0]
-                alone = self.chance.random() < MANIFEST_ALONE
+                hot = self.chance.random() < HOT_CHANCE
+                image = self.chance.choice(self.images[:HOT_IMAGES] if hot else self.images[HOT_IMAGES:])
+                alone = self.chance.random() < MANIFEST_ALONE_CHANCE
                 self.left_bytes -= 0 if alone else LAYER_BYTES
             self._pull(image, alone)
 
@@ -108,22 +113,25 @@ def test_cap_holds_under_random_pulls_and_keeps_what_lru_keeps(
     from_disk = hit_ratio(load, filled_from_elsewhere(headpond, proxy, images, kind))
     print(f"{len(usage.samples)} samples, most {max(usage.samples) >> 20} MiB of {CAP_BYTES >> 20} MiB; "
           f"hit ratio {from_disk:.3f}, exact LRU {lru.hit_ratio:.3f}")
-    assert abs(from_disk - lru.hit_ratio) <= RATIO_TOLERANCE
+    assert abs(from_disk - lru.hit_ratio) <= RATIO_TOLERANCE * lru.hit_ratio
     check_what_is_left(headpond, proxy, images)
 
 
 def filled_from_elsewhere(headpond: Headpond, proxy, images: list[Image], kind: str) -> int:
-    """Layers that were not on the disk when they were asked for."""
+    """Layers that were not on the disk when they were asked for.
+
+    In front of a bucket most come from there, and no upstream sees them. Other blobs are too small to make a layer.
+    """
     if kind == "disk":
         return sum(proxy.journal.count("GET", image.largest_blob) for image in images)
-    return int(headpond.total("headpond_cache_requests_total", kind="blob", result="miss"))
+    return round(headpond.total("headpond_fill_bytes_total") / LAYER_BYTES)
 
 
 def check_what_is_left(headpond: Headpond, proxy, images: list[Image]) -> None:
     """With upstream stopped, every image of which the store has all is pulled."""
     proxy.refuse()
     complete = [image for image in images if headpond.store.holds_all(image.blobs)]
-    assert len(complete) > IMAGES // 4
+    assert len(complete) > IMAGES // 5
     for image in complete:
         assert headpond.get(f"/v2/{image.repository}/manifests/{image.tag}").digest == image.digest
         for digest in image.blobs:
