@@ -34,7 +34,9 @@ lint: ## Format, lints as errors, licences and advisories (the last two where ca
 e2e: ## The real binary with real registries and clients. Installs them; needs root.
 	tests/e2e/run.sh $(ARGS)
 
-e2e-long: ## The parts of it that take minutes: a cap of 1 GiB under 5 GiB of pulls, gc beside pulls for 5 minutes.
+e2e-long: ## What takes minutes: a cap of 1 GiB under 5 GiB of pulls, gc beside pulls and beside pushes for 5 minutes.
+	GC_SECONDS=300 cargo nextest run --locked --profile long --success-output final \
+	  -E 'test(nothing_acknowledged_is_lost_beside) | test(no_push_breaks_on_blobs)'
 	E2E_LONG=1 tests/e2e/run.sh -rP -k 'cap_holds or garbage_collection' $(ARGS)
 
 bench: ## Measure the release binary beside its peers. Prints a table; nothing is pass or fail.

@@ -108,7 +108,9 @@ def test_cap_holds_under_random_pulls_and_keeps_what_lru_keeps(
 
     assert not load.failed, load.failed[:5]
     assert max(usage.samples) <= CAP_BYTES, f"{max(usage.samples)} of {CAP_BYTES} in {len(usage.samples)} samples"
+    assert max(usage.samples) >= 0.9 * CAP_BYTES, "the cap was never near"
     overhead_bytes = used_bytes(headpond) - blob_bytes_on_disk(headpond)
+    assert overhead_bytes < CAP_BYTES // 10, f"{overhead_bytes} are no blobs"
     lru = load.simulated(CAP_BYTES - overhead_bytes)
     from_disk = hit_ratio(load, filled_from_elsewhere(headpond, proxy, images, kind))
     print(f"{len(usage.samples)} samples, most {max(usage.samples) >> 20} MiB of {CAP_BYTES >> 20} MiB; "

@@ -32,6 +32,10 @@ def test_chart_lints(variant):
     assert helm.findings(chart_values.ALL[variant]) == []
 
 
+def test_lint_finds_a_wrong_value():
+    assert helm.findings({"replicas": "many"}) != []
+
+
 @pytest.mark.parametrize("cluster", CLUSTERS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_manifest_is_valid_strictly(variant, cluster):

@@ -151,6 +151,8 @@ def test_tampered_url_is_refused_by_the_store(front: Front, publish, changed):
     url = front.ask(image, image.largest_blob).headers["Location"]
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query))
+    edge = Edge(parts.port, host=parts.hostname, connect_to=parts.hostname)
+    assert request(edge, f"{parts.path}?{urlencode(query)}").digest == image.largest_blob, "as it was, it is taken"
     if changed == "signature":
         last = query["X-Amz-Signature"][-1]
         query["X-Amz-Signature"] = query["X-Amz-Signature"][:-1] + ("0" if last != "0" else "1")
@@ -159,7 +161,6 @@ def test_tampered_url_is_refused_by_the_store(front: Front, publish, changed):
     path = parts.path
     if changed == "blob":
         path = f"/{front.headpond.store.bucket.name}/{front.headpond.store.key(other.largest_blob)}"
-    edge = Edge(parts.port, host=parts.hostname, connect_to=parts.hostname)
 
     answer = request(edge, f"{path}?{urlencode(query)}", "DELETE" if changed == "method" else "GET")
 

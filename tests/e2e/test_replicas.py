@@ -98,10 +98,33 @@ def test_sixty_clients_of_three_replicas_cost_one_transfer_and_all_stream(start_
         digests = list(pool.map(lambda one: one.finish(200), followers))
 
     assert digests == [blob] * CLIENTS
+    wait_until(lambda: replicas.store.holds(blob), "the bucket has it", timeout=60)
+    replicas.quiet()
     assert upstream.journal.count("GET", blob) == 1
     assert upstream.journal.body_bytes(blob) == size_bytes
     assert upstream.journal.count("GET", manifest_path(image)) == 1
+
+
+@pytest.mark.timeout(300)
+def test_sixty_clients_cost_one_transfer_by_several_connections_too(start_replicas, upstream, publish):
+    """As it is by default. No body is held: each connection brings a part."""
+    replicas = start_replicas(connections=4)
+    image = publish(layer_bytes=LAYER_BYTES)
+    blob, size_bytes = image.largest_blob, len(image.blobs[image.largest_blob])
+    know_the_image(replicas, image)
+
+    followers = follow(replicas, image, CLIENTS)
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        digests = list(pool.map(lambda one: one.finish(200), followers))
+
+    assert digests == [blob] * CLIENTS
     wait_until(lambda: replicas.store.holds(blob), "the bucket has it", timeout=60)
+    replicas.quiet()
+    assert upstream.journal.count("GET", blob) > 1
+    assert len({seen.client for seen in upstream.journal.all("GET", blob)}) == 1, "one of them asks, for all"
+    sent_bytes = upstream.journal.body_bytes(blob)
+    print(f"upstream sent {sent_bytes} of {size_bytes} bytes")
+    assert size_bytes <= sent_bytes <= 1.02 * size_bytes
 
 
 @pytest.mark.parametrize("victim", ["owner", "other"])
@@ -129,8 +152,8 @@ def test_replica_killed_in_mid_transfer_breaks_off_its_own_clients_only(start_re
 
 
 def test_replicas_with_different_peer_lists_serve_right_bytes_and_never_loop(start_replicas, upstream, publish):
-    """Each knows itself and the next one: for some blobs every replica holds another one for the owner."""
-    replicas = start_replicas(peers=lambda number: [number, (number + 1) % 3])
+    """Each knows the next one and not itself, so each asks that one for everything: a ring."""
+    replicas = start_replicas(peers=lambda number: [(number + 1) % 3])
     images = [publish() for _ in range(12)]
 
     def pull(one: Headpond, image: Image) -> None:
@@ -147,7 +170,7 @@ def test_replicas_with_different_peer_lists_serve_right_bytes_and_never_loop(sta
 
 
 def test_two_replicas_with_different_peer_lists_cost_at_most_two_transfers(start_replicas, upstream, publish):
-    replicas = start_replicas(count=2, peers=lambda number: [[0], [0, 1]][number])
+    replicas = start_replicas(count=2, peers=lambda number: [1 - number])
     image = publish(layer_bytes=KILLED_LAYER_BYTES)
     know_the_image(replicas, image)
 
@@ -232,13 +255,17 @@ def test_nothing_is_wrong_or_lost_after_replicas_are_killed_at_any_moment(start_
         victim = kill_one_at_a_random_moment(replicas, image, chance)
         interrupted += bool(victim.store.staged())
         upstream.bytes_per_second = None
+        asked = {digest: upstream.journal.count("GET", digest) for digest in image.blobs if replicas.store.holds(digest)}
         victim.start()
         for digest in image.blobs:
             assert victim.get(blob_path(image, digest)).digest == digest
+        for digest, before in asked.items():
+            assert upstream.journal.count("GET", digest) == before, "what the bucket had is fetched again"
         pulled.append(image)
     replicas.quiet()
     wait_until(lambda: all(replicas.store.holds_all(image.blobs) for image in pulled), "all is stored", timeout=60)
     replicas.store.check()
+    wait_until(lambda: not any(one.store.staged() for one in replicas.all), "nothing is left of what was broken off")
     upstream.refuse()
     for image in pulled:
         for one in replicas.all:

@@ -10,6 +10,7 @@ import random
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +26,7 @@ GC_SECONDS = 300 if os.environ.get("E2E_LONG") else 20
 GRACE_SECONDS = 3
 CLIENTS = 6
 ORPHAN_BYTES = 50_000
+NEW_IMAGE_SECONDS = 1.5
 
 
 def command(headpond: Headpond, *arguments: str) -> tuple[int, dict]:
@@ -118,6 +120,7 @@ class Beside:
 
     servers: list[Headpond]
     images: list[Image]
+    publish: Callable[..., Image]
     chance: random.Random
     orphans: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
@@ -131,6 +134,15 @@ class Beside:
                 get_image(server, image)
             except Exception as error:
                 self.failed.append(f"{image.repository}: {error!r}")
+
+    def publish_more(self) -> None:
+        """New images, of which a layer may have been garbage for so long that it is about to be deleted."""
+        while not self.ended.wait(NEW_IMAGE_SECONDS):
+            image = self.publish("index")
+            if self.chance.random() < 0.5:
+                put_blob(self.servers[0].store, image.blobs[image.largest_blob])
+                self.ended.wait(self.chance.uniform(0, 4 * GRACE_SECONDS))
+            self.images.append(image)
 
     def leave_orphans(self) -> None:
         """As a push does that was given up."""
@@ -182,11 +194,16 @@ def test_garbage_collection_beside_pulls_loses_nothing_and_leaves_nothing(
     print(f"seed {seed}")
     first = start_headpond(rules_for(proxy.edge))
     servers = [first, *second_over(first, make_headpond, proxy, tmp_path)]
-    beside = Beside(servers, [publish("index") for _ in range(20)], random.Random(seed))
+    beside = Beside(servers, [publish("index") for _ in range(20)], publish, random.Random(seed))
     try:
-        at_once([*[beside.pull] * CLIENTS, beside.leave_orphans, beside.collect, beside.end])
+        at_once([*[beside.pull] * CLIENTS, beside.publish_more, beside.leave_orphans, beside.collect, beside.end])
         assert not beside.failed, beside.failed[:5]
         assert len(beside.runs) >= 3
+        deleted = sum(run["deleted"] for run in beside.runs)
+        assert deleted > 0, "nothing was deleted beside pulls"
+        # What is deleted though something refers to it is fetched again, and nobody notices.
+        for digest in [digest for image in beside.images for digest in image.blobs]:
+            assert proxy.journal.count("GET", digest) <= len(servers), f"{digest} was lost"
         for image in beside.images:
             get_image(first, image)
         for server in servers:
@@ -198,7 +215,8 @@ def test_garbage_collection_beside_pulls_loses_nothing_and_leaves_nothing(
             assert code == 0, told
             time.sleep(GRACE_SECONDS + 1)
         assert command(first, "gc", "--grace", f"{GRACE_SECONDS}s")[0] == 0
-        print(f"{len(beside.runs)} runs beside pulls, {len(beside.orphans)} orphans")
+        print(f"{len(beside.runs)} runs beside pulls, which deleted {deleted}; {len(beside.orphans)} orphans, "
+              f"{len(beside.images)} images")
         assert not [digest for digest in beside.orphans if first.store.holds(digest)]
         proxy.refuse()
         for image in beside.images:

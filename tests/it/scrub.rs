@@ -195,18 +195,16 @@ async fn a_rotten_manifest_is_forgotten_in_memory_and_stored_again() {
 #[tokio::test]
 async fn a_flipped_byte_in_a_hosted_blob_is_reported_and_the_blob_stays() {
     let (directory, pushed) = directory_with_hosted_image().await;
-    for digest in [&pushed.layers[0], &pushed.manifest] {
-        flip_a_byte(&blob_file(directory.path(), digest));
-    }
+    let files = [&pushed.layers[0], &pushed.manifest].map(|digest| blob_file(directory.path(), digest));
+    files.iter().for_each(|file| flip_a_byte(file));
+    let rotten = files.each_ref().map(|file| std::fs::read(file).unwrap());
     let (_fake, server) = server_over(directory).await;
     let (findings, report) = scrub(&server).await;
     assert!(findings.iter().all(|finding| finding.outcome == Outcome::Hosted), "{findings:?}");
     assert_eq!((report.rotten_hosted, report.rotten_cached), (2, 0));
     assert!(report.needs_somebody());
     assert!(findings.iter().all(|finding| finding.repository.as_deref() == Some("team/app")), "{findings:?}");
-    for digest in [&pushed.layers[0], &pushed.manifest] {
-        assert!(blob_file(server.directory.path(), digest).exists());
-    }
+    assert_eq!(files.each_ref().map(|file| std::fs::read(file).unwrap()), rotten);
     assert_eq!(server.metric("headpond_scrub_rotten_total{kind=\"hosted\"}"), 2);
 }
 

@@ -44,9 +44,11 @@ class Follower:
         return f"sha256:{hasher.hexdigest()}"
 
     def is_cut_off(self, timeout: float = 60.0) -> bool:
-        """Whether it ended without all of the body; waits for its end."""
+        """Whether it ended without all of the body; waits for its end, and fails where that does not come."""
         try:
             self.finish(timeout)
+        except TimeoutError:
+            raise
         except (OSError, http.client.HTTPException):
             return True
         return False

@@ -1,6 +1,7 @@
 """Replicas over one bucket, each on a host of its own, with an upstream that all of them reach."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from parts.ceph import Gateway
@@ -26,6 +27,7 @@ class Replicas:
         count: int = 3,
         peers: Callable[[int], list[int]] | None = None,
         max_size: str = "4GiB",
+        connections: int = 1,
         **settings,
     ):
         self.proxy = proxy
@@ -35,7 +37,12 @@ class Replicas:
             own = folder / f"replica-{number}"
             store = Store(own / "store", gateway.bucket, prefix, max_size=max_size)
             env = {"E2E_TOKEN_KEY": TOKEN_KEY}
-            self.all.append(Headpond(own, rules_for(proxy.edge, connections=1), store, env, network.host(), **settings))
+            rules = rules_for(proxy.edge, connections=connections)
+            self.all.append(Headpond(own, rules, store, env, network.host(), **settings))
+        # All at one port, as in a cluster: a server takes its peers at a port that it listens on itself.
+        for one in self.all:
+            one.edge = replace(one.edge, port=self.all[0].edge.port)
+            one.settings["listen"] = one.edge.address
         addresses = [one.edge.address for one in self.all]
         for number, one in enumerate(self.all):
             known = peers(number) if peers else range(count)

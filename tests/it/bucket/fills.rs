@@ -157,6 +157,27 @@ async fn what_another_replica_retired_is_recorded_again_when_it_is_pulled_from_m
     assert_eq!(linked, [true, true], "links are written before the manifest's record");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn late_pull_record_in_a_bucket_cannot_bring_back_what_was_retired() {
+    let (fake, image, _) = fake_with_image(8, MIB).await;
+    let bucket = FakeBucket::start().await;
+    let server = replica(&fake, &bucket, "", "").await;
+    pull(&server, &image).await;
+    stored(&bucket, &image).await;
+    server.clock.advance(Duration::from_secs(91 * 24 * 3600));
+    assert_eq!(server.running.retire().await.unwrap().manifests, 1);
+    server.stop().await;
+    let late = bucket.file(&format!("images/up/library/x/_pulled/sha256/{}", image.digest.hex()));
+    std::fs::create_dir_all(late.parent().unwrap()).unwrap();
+    std::fs::write(&late, r#"{"last_pulled_at":4000000000}"#).unwrap();
+    fake.stop().await;
+    let other = replica(&fake, &bucket, "", "").await;
+    assert_eq!(other.get("/v2/_catalog").await.bytes(), r#"{"repositories":[]}"#);
+    for path in ["manifests/1", &format!("manifests/{}", image.digest), "tags/list"] {
+        assert_eq!(other.get(&format!("/v2/up/library/x/{path}")).await.status, 503, "{path}");
+    }
+}
+
 /// Of two requests to the bucket one is refused; upstream, which is next, has no place free.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_bucket_goes_on_with_a_blob_while_its_rest_waits_in_vain_for_a_place_upstream() {

@@ -1,11 +1,14 @@
 //! Writers beside a collection.
 
+#![expect(clippy::print_stdout, reason = "whoever lets them run for minutes is told what happened")]
+
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 
 use futures::future::join_all;
 use headpond::storage::{GcState, Presence, RecordKey};
+use tokio::time::Instant;
 
 use super::*;
 use crate::hosted::Pushed;
@@ -103,12 +106,20 @@ async fn collect_until(world: &World, stop: &AtomicBool, deleted: &AtomicU64) {
     }
 }
 
+/// How long there are pushes beside collections: until enough was collected, or as long as `make e2e-long` says.
+fn at_least() -> Duration {
+    let seconds = std::env::var("GC_SECONDS").map_or(0, |seconds| seconds.parse().expect("GC_SECONDS is a number"));
+    Duration::from_secs(seconds)
+}
+
 /// Pushes and deletes images of layers that others push and delete, too, until enough was collected
 /// meanwhile. What it leaves.
 async fn push_until(world: &World, writer: u64, deleted: &AtomicU64) -> Vec<(String, Pushed)> {
     let hosted = world.hosted(&format!("team/app{writer}")).await;
     let (mut refusals, mut kept) = (0, Vec::new());
-    for round in 0..2000_u64 {
+    let (began, at_least) = (Instant::now(), at_least());
+    for round in 0..u64::MAX {
+        assert!(round < 2000 || began.elapsed() < at_least + Duration::from_secs(60), "too little was collected beside {round} pushes");
         // One layer of its own, and two that everybody has now and then.
         let seeds = [round % 5, (round + writer) % 7, 1000 * (writer + 1) + round];
         let layers: Vec<Bytes> = seeds.into_iter().map(orphan_bytes).collect();
@@ -125,66 +136,84 @@ async fn push_until(world: &World, writer: u64, deleted: &AtomicU64) -> Vec<(Str
         }
         // What is in memory never waits, and would let nobody else go on.
         tokio::task::yield_now().await;
-        if round >= 25 && deleted.load(Ordering::SeqCst) >= 30 {
+        if round >= 25 && deleted.load(Ordering::SeqCst) >= 30 && began.elapsed() >= at_least {
+            println!("{} pushes, {refusals} of them told to begin again", round + 1);
             return kept;
         }
     }
-    panic!("nothing was collected beside all these pushes");
+    unreachable!("nobody pushes that often")
+}
+
+async fn nothing_is_lost_without_a_grace(world: World) {
+    let (stop, deleted) = (AtomicBool::new(false), AtomicU64::new(0));
+    let writers = async {
+        let kept = join_all((0..3).map(|writer| push_until(&world, writer, &deleted))).await;
+        stop.store(true, Ordering::SeqCst);
+        kept
+    };
+    let (kept, (), ()) = tokio::join!(writers, collect_until(&world, &stop, &deleted), collect_until(&world, &stop, &deleted));
+    println!("{} blobs were deleted meanwhile", deleted.load(Ordering::SeqCst));
+    world.gc(NOW).await;
+    for (writer, kept) in kept.iter().enumerate() {
+        let hosted = world.hosted(&format!("team/app{writer}")).await;
+        for (tag, pushed) in kept {
+            assert_whole(&hosted, pushed, tag).await;
+        }
+    }
 }
 
 /// Without any grace a push may be told to begin again; but what was acknowledged is never lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nothing_acknowledged_is_lost_beside_collections_without_a_grace() {
-    for world in [World::on_disk().await, World::in_a_bucket().await] {
-        let (stop, deleted) = (AtomicBool::new(false), AtomicU64::new(0));
-        let writers = async {
-            let kept = join_all((0..3).map(|writer| push_until(&world, writer, &deleted))).await;
-            stop.store(true, Ordering::SeqCst);
-            kept
-        };
-        let (kept, (), ()) = tokio::join!(writers, collect_until(&world, &stop, &deleted), collect_until(&world, &stop, &deleted));
-        world.gc(NOW).await;
-        for (writer, kept) in kept.iter().enumerate() {
-            let hosted = world.hosted(&format!("team/app{writer}")).await;
-            for (tag, pushed) in kept {
-                assert_whole(&hosted, pushed, tag).await;
-            }
-        }
+    let worlds = [World::on_disk().await, World::in_a_bucket().await];
+    for ended in join_all(worlds.map(|world| tokio::spawn(nothing_is_lost_without_a_grace(world)))).await {
+        ended.unwrap();
     }
+}
+
+/// Pushes of layers that a collection deletes meanwhile, and of others. How many it deleted.
+async fn no_push_breaks_in(world: World) -> u64 {
+    const BLOBS: u64 = 200;
+    let mut orphans = Vec::new();
+    for seed in 0..BLOBS {
+        orphans.push(world.orphan(seed).await);
+    }
+    world.clock.advance(GRACE);
+    assert_eq!(world.gc(USUAL).await.marked, BLOBS);
+    // Just over: links that are written from now on are young to any collection of this test.
+    world.clock.advance(GRACE);
+    let young = Clock::system();
+    let hosted = HostedRepository::create_at(&world.store, "team/app", &young).await;
+    let pushes = async {
+        let mut pushed = Vec::new();
+        for seed in (0..BLOBS / 2).rev() {
+            tokio::task::yield_now().await;
+            pushed.push(hosted.push(&format!("t{seed}"), &[orphan_bytes(seed), orphan_bytes(BLOBS + seed)]).await);
+        }
+        pushed
+    };
+    let (pushed, report) = tokio::join!(pushes, world.gc(USUAL));
+    assert_eq!(report.failed, 0);
+    for image in &pushed {
+        assert_whole(&hosted, image, "pushed beside a collection").await;
+    }
+    for orphan in &orphans[(BLOBS / 2) as usize..] {
+        assert!(!world.has(orphan).await, "what nobody wanted is still there");
+    }
+    report.deleted - BLOBS / 2
 }
 
 /// With a grace no push is ever refused, even where its layers are just being deleted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_push_breaks_on_blobs_that_are_just_being_deleted() {
-    const BLOBS: u64 = 200;
-    for world in [World::on_disk().await, World::in_a_bucket().await] {
-        let mut orphans = Vec::new();
-        for seed in 0..BLOBS {
-            orphans.push(world.orphan(seed).await);
-        }
-        world.clock.advance(GRACE);
-        assert_eq!(world.gc(USUAL).await.marked, BLOBS);
-        // Just over: links that are written from now on are young to any collection of this test.
-        world.clock.advance(GRACE);
-        let young = Clock::system();
-        let hosted = HostedRepository::create_at(&world.store, "team/app", &young).await;
-        let pushes = async {
-            let mut pushed = Vec::new();
-            for seed in (0..BLOBS / 2).rev() {
-                tokio::task::yield_now().await;
-                pushed.push(hosted.push(&format!("t{seed}"), &[orphan_bytes(seed), orphan_bytes(BLOBS + seed)]).await);
-            }
-            pushed
-        };
-        let (pushed, report) = tokio::join!(pushes, world.gc(USUAL));
-        assert_eq!(report.failed, 0);
-        for image in &pushed {
-            assert_whole(&hosted, image, "pushed beside a collection").await;
-        }
-        for orphan in &orphans[(BLOBS / 2) as usize..] {
-            assert!(!world.has(orphan).await, "what nobody wanted is still there");
-        }
+    let (began, at_least) = (Instant::now(), at_least());
+    let (mut rounds, mut deleted) = (0, 0);
+    while rounds == 0 || began.elapsed() < at_least {
+        deleted += no_push_breaks_in(World::on_disk().await).await + no_push_breaks_in(World::in_a_bucket().await).await;
+        rounds += 1;
     }
+    println!("{rounds} rounds of 200 pushes, of whose layers {deleted} had just been deleted");
+    assert!(deleted > 0, "no push met a deletion");
 }
 
 #[tokio::test]
