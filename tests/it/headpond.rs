@@ -143,6 +143,21 @@ impl Headpond {
         panic!("{name_and_labels} is {} and never became {value}", self.metric(name_and_labels));
     }
 
+    /// Waits until fills have got so many bytes. What a registry has sent may still be on its way.
+    pub(crate) async fn wait_until_filled(&self, bytes: u64) {
+        let filled = || {
+            ["bucket", "replica", "upstream", "mirror"]
+                .map(|source| self.metric(&format!("headpond_fill_bytes_total{{source=\"{source}\"}}")))
+        };
+        for _ in 0..1000 {
+            if filled().iter().sum::<u64>() >= bytes {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("fills have got {:?} bytes, and never {bytes}", filled());
+    }
+
     /// Waits until no fill is under way: everything fetched is committed, or given up.
     pub(crate) async fn wait_for_fills(&self) {
         self.wait_for_metric("headpond_fills_inflight", 0).await;

@@ -68,7 +68,7 @@ async fn a_blob_whose_client_has_gone_gives_its_connection_to_one_that_has_a_cli
     fake.hold_blobs_at(2 * MIB as u64);
     let mut leaving = Reader::open(&server, &layers[0].0, "", &layers[0].1).await;
     leaving.read_to(MIB).await;
-    fake.wait_until_blob_bytes_sent(&layers[0].0, 2 * MIB as u64).await;
+    server.wait_until_filled(2 * MIB as u64).await;
     drop(leaving);
     tokio::time::timeout(Duration::from_secs(5), pull(&server, &layers[1])).await.expect("a client waits for what nobody wants");
     fake.release();
@@ -85,7 +85,7 @@ async fn a_blob_that_gave_way_keeps_its_bytes_and_its_turn_however_long_that_tak
     fake.hold_blobs_at(2 * MIB as u64);
     let mut leaving = Reader::open(&server, &layers[0].0, "", &layers[0].1).await;
     leaving.read_to(MIB).await;
-    fake.wait_until_blob_bytes_sent(&layers[0].0, 2 * MIB as u64).await;
+    server.wait_until_filled(2 * MIB as u64).await;
     drop(leaving);
     server.wait_for_metric("headpond_followers_inflight", 0).await;
     let mut holding = Reader::open(&server, &layers[1].0, "", &layers[1].1).await;

@@ -16,7 +16,7 @@ async fn read_while_dying(scene: &Scene, dying: &FakeUpstream) -> u64 {
     let layer = &scene.image.layers[0];
     let mut client = Reader::open(&scene.server, layer, "", &scene.layer).await;
     client.read_to(usize::try_from(HALF).unwrap() * 9 / 10).await;
-    dying.wait_until_blob_bytes_sent(layer, HALF).await;
+    scene.server.wait_until_filled(HALF).await;
     dying.stop().await;
     assert_eq!(client.rest().await, Ok(LAYER_BYTES));
     scene.server.wait_for_fills().await;
