@@ -35,8 +35,7 @@ e2e: ## The real binary with real registries and clients. Installs them; needs r
 	tests/e2e/run.sh $(ARGS)
 
 e2e-long: ## What takes minutes: a cap of 1 GiB under 5 GiB of pulls, gc beside pulls and beside pushes for 5 minutes.
-	GC_SECONDS=300 cargo nextest run --locked --profile long --success-output final \
-	  -E 'test(nothing_acknowledged_is_lost_beside) | test(no_push_breaks_on_blobs)'
+	GC_SECONDS=300 cargo test --locked --test it -- --nocapture nothing_acknowledged_is_lost_beside no_push_breaks_on_blobs
 	E2E_LONG=1 tests/e2e/run.sh -rP -k 'cap_holds or garbage_collection' $(ARGS)
 
 bench: ## Measure the release binary beside its peers. Prints a table; nothing is pass or fail.
