@@ -201,6 +201,8 @@ def test_policy_is_enough_for_all_that_headpond_does_and_no_more(granted, start,
     give_up_an_upload(granted, first, proxy, publish(layer_bytes=LAYER_BYTES))
 
     given = actions(filled("policy.json"))
+    # The gateway may log a request a moment after its answer.
+    wait_until(lambda: granted.asked() >= given, f"all of {given} were asked for")
     assert granted.asked() == given
 
 

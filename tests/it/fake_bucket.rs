@@ -30,7 +30,7 @@ use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use secrecy::SecretString;
 use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::RwLock;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -108,6 +108,8 @@ pub(crate) struct FakeBucket {
     objects: Arc<Objects>,
     plan: Arc<Mutex<Plan>>,
     accepting: Mutex<Option<JoinHandle<()>>>,
+    /// The port while it is closed: nobody else is given it.
+    closed: Mutex<Option<TcpSocket>>,
 }
 
 type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
@@ -134,6 +136,7 @@ impl FakeBucket {
             objects: Arc::new(Objects { service: builder.build(), turn: RwLock::default() }),
             plan: Arc::default(),
             accepting: Mutex::default(),
+            closed: Mutex::default(),
         };
         fake.accept(listener);
         fake
@@ -219,14 +222,16 @@ impl FakeBucket {
         if let Some(task) = task {
             task.abort();
             let _ = task.await;
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.set_reuseaddr(true).unwrap();
+            socket.bind(self.address).unwrap();
+            *self.closed.lock().unwrap() = Some(socket);
         }
     }
 
     /// Opens the same port again.
     pub(crate) async fn resume(&self) {
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.set_reuseaddr(true).unwrap();
-        socket.bind(self.address).unwrap();
+        let socket = self.closed.lock().unwrap().take().unwrap();
         self.accept(socket.listen(1024).unwrap());
     }
 

@@ -93,7 +93,7 @@ impl FakeUpstream {
     }
 
     fn start_with(tls: Option<Tls>) -> Self {
-        let (registry_socket, cdn_socket) = (listener::bind(None), listener::bind(None));
+        let (registry_socket, cdn_socket) = (listener::bind(), listener::bind());
         let (registry, cdn) = (registry_socket.local_addr().unwrap(), cdn_socket.local_addr().unwrap());
         let state = Arc::new(State {
             content: Mutex::default(),
@@ -144,14 +144,14 @@ impl FakeUpstream {
 
     /// Closes both ports and every connection: connections are refused until [`Self::restart`].
     pub(crate) async fn stop(&self) {
-        self.registry.stop().await;
-        self.cdn.stop().await;
+        self.registry.stop(self.state.registry).await;
+        self.cdn.stop(self.state.cdn).await;
     }
 
     /// Listens on the same ports again, with the same content.
     pub(crate) fn restart(&self) {
-        self.registry.run(listener::bind(Some(self.state.registry)), &self.state);
-        self.cdn.run(listener::bind(Some(self.state.cdn)), &self.state);
+        self.registry.restart(&self.state);
+        self.cdn.restart(&self.state);
     }
 
     // Content

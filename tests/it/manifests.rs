@@ -152,8 +152,12 @@ async fn conditions_are_kept() {
 
 /// What upstream lies about is told, with the reason, not kept, and no other image's trouble.
 async fn is_refused(fake: &FakeUpstream, status: u16, words: &str) {
+    is_refused_within("10s", fake, status, words).await;
+}
+
+async fn is_refused_within(limit: &str, fake: &FakeUpstream, status: u16, words: &str) {
     let good = fake.put_image("library/good", "1", &[]);
-    let server = Headpond::with(fake, "", "limits: {manifest_timeout: 500ms}").await;
+    let server = Headpond::with(fake, "", &format!("limits: {{manifest_timeout: {limit}}}")).await;
     let answer = server.get(TAG).await;
     assert_eq!(answer.status.as_u16(), status, "{}", answer.message());
     assert!(answer.message().contains(words), "{}", answer.message());
@@ -235,11 +239,11 @@ async fn manifest_with_another_digest_is_refused() {
 async fn manifest_that_drips_or_breaks_off_is_given_up() {
     let drip = Fault::Drip(1, std::time::Duration::from_millis(20));
     for (fault, status, words) in
-        [(drip, 503, "within 500ms"), (Fault::CutBodyAt(20), 503, "broke off"), (Fault::RedirectLoop, 502, "redirect")]
+        [(drip, 503, "within 1s"), (Fault::CutBodyAt(20), 503, "broke off"), (Fault::RedirectLoop, 502, "redirect")]
     {
         let fake = FakeUpstream::start().await;
         fake.put_image("library/x", "1", &[]);
         fake.on(On::ManifestGet).of(&"library/x").always(fault);
-        is_refused(&fake, status, words).await;
+        is_refused_within("1s", &fake, status, words).await;
     }
 }

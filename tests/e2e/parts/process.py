@@ -21,13 +21,22 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return kept | dict(extra or {})
 
 
+_given_ports: set[int] = set()
+
+
 def free_port() -> int:
-    """A port below the ephemeral range, so that no outgoing connection takes it while its server is away."""
+    """A port below the ephemeral range, so that no outgoing connection takes it while its server is away.
+
+    None is given twice: whoever asked for it may not listen yet, or not just now.
+    """
     for _ in range(1000):
         port = random.randint(20000, 32000)
+        if port in _given_ports:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
+                _given_ports.add(port)
                 return port
             except OSError:
                 continue

@@ -17,7 +17,7 @@ use crate::fake_upstream::pseudo_random;
 use crate::fill::{Reader, assert_at_most};
 use crate::headpond::Headpond;
 
-const LIMITS: &str = "limits: {peers_refresh: 1h, peer_timeout: 200ms}";
+const LIMITS: &str = "limits: {peers_refresh: 1h, peer_timeout: 1s}";
 
 /// Whatever is asked of it, this is its answer; an empty one never comes.
 async fn impostor(address: SocketAddr, answer: String) -> JoinHandle<()> {
@@ -57,7 +57,7 @@ async fn an_owner_that_hangs_is_left_out() {
     let silent = impostor(cluster.addresses[1], String::new()).await;
     for tag in ["1", "2"] {
         let image = cluster.fake.put_image(&repository, tag, &[]);
-        let answer = tokio::time::timeout(Duration::from_secs(5), server.get(&manifest(&repository, &tag))).await;
+        let answer = tokio::time::timeout(Duration::from_secs(20), server.get(&manifest(&repository, &tag))).await;
         assert_eq!(answer.expect("it waits for the owner").digest(), image.digest);
     }
     assert_eq!((asked(&server, "failed"), cluster.fake.manifest_gets()), (1, 2));
@@ -153,7 +153,7 @@ fn put_its_blob(cluster: &Replicas, length: usize) -> (Digest, Bytes) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_owner_that_stops_in_mid_transfer_costs_its_clients_a_wait_and_no_byte_twice() {
     const LENGTH: usize = 8 << 20;
-    let cluster = Replicas::with(2, "limits: {peers_refresh: 1h, peer_timeout: 200ms, stall_timeout: 500ms}", "").await;
+    let cluster = Replicas::with(2, "limits: {peers_refresh: 1h, peer_timeout: 1s, stall_timeout: 500ms}", "").await;
     let (digest, content) = put_its_blob(&cluster, LENGTH);
     let server = cluster.start(0).await;
     let owner = owner_that_sends(cluster.addresses[1], LENGTH, content.slice(..LENGTH / 2)).await;
@@ -166,7 +166,7 @@ async fn an_owner_that_stops_in_mid_transfer_costs_its_clients_a_wait_and_no_byt
 #[tokio::test(flavor = "multi_thread")]
 async fn an_owner_that_pauses_for_longer_than_an_upstream_may_is_waited_for() {
     const LENGTH: usize = 1 << 20;
-    let cluster = Replicas::with(2, "limits: {peers_refresh: 1h, peer_timeout: 200ms, stall_timeout: 2s}", "").await;
+    let cluster = Replicas::with(2, "limits: {peers_refresh: 1h, peer_timeout: 1s, stall_timeout: 2500ms}", "").await;
     let (digest, content) = put_its_blob(&cluster, LENGTH);
     let server = cluster.start(0).await;
     let (first, last) = (content.slice(..LENGTH / 2), content.slice(LENGTH / 2..));

@@ -113,10 +113,10 @@ async fn what_upstream_refuses_is_told_by_all_and_asked_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_upstream_is_not_asked_twice_because_its_owner_takes_long() {
-    let cluster = Replicas::with(2, "limits: {peers_refresh: 10ms, peer_timeout: 100ms}", "").await;
+    let cluster = Replicas::with(2, "limits: {peers_refresh: 10ms, peer_timeout: 500ms}", "").await;
     let repository = cluster.repository_of(0);
     let image = cluster.fake.put_image(&repository, "1", &[]);
-    cluster.fake.on(On::Manifests).always(Fault::DelayHead(Duration::from_millis(1500)));
+    cluster.fake.on(On::Manifests).always(Fault::DelayHead(Duration::from_secs(2)));
     let servers = cluster.start_all().await;
     assert_eq!(servers[1].get(&manifest(&repository, &"1")).await.digest(), image.digest);
     assert_eq!(requests(&cluster.fake), (0, 1));

@@ -1,4 +1,4 @@
-//! One port of the fake: it can be closed with all its connections, and opened again.
+//! One port of the fake: it can be closed with all its connections, and opened again. Nobody else is given it meanwhile.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -18,12 +18,22 @@ use super::serve::{self, Role};
 /// Small, so that what was handed to a connection was nearly received.
 const SEND_BUFFER_BYTES: u32 = 64 * 1024;
 
-/// Binds a loopback port: a free one, or this one again.
-pub(super) fn bind(address: Option<SocketAddr>) -> TcpListener {
+/// Opens a free loopback port.
+pub(super) fn bind() -> TcpListener {
+    listen(reserve(SocketAddr::from(([127, 0, 0, 1], 0))))
+}
+
+/// Takes a port, which refuses connections until [`listen`], and which nobody else is given.
+fn reserve(address: SocketAddr) -> TcpSocket {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_reuseaddr(true).unwrap();
     socket.set_send_buffer_size(SEND_BUFFER_BYTES).unwrap(); // inherited by accepted connections
-    socket.bind(address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)))).unwrap();
+    socket.bind(address).unwrap();
+    socket
+}
+
+/// Opens a port that was taken.
+fn listen(socket: TcpSocket) -> TcpListener {
     socket.listen(1024).unwrap()
 }
 
@@ -31,11 +41,13 @@ pub(super) fn bind(address: Option<SocketAddr>) -> TcpListener {
 pub(super) struct Listener {
     role: Role,
     accepting: Mutex<Option<JoinHandle<()>>>,
+    /// The port while it is closed.
+    closed: Mutex<Option<TcpSocket>>,
 }
 
 impl Listener {
     pub(super) fn new(role: Role) -> Self {
-        Self { role, accepting: Mutex::default() }
+        Self { role, accepting: Mutex::default(), closed: Mutex::default() }
     }
 
     pub(super) fn run(&self, listener: TcpListener, state: &Arc<State>) {
@@ -43,12 +55,19 @@ impl Listener {
         *self.accepting.lock().unwrap() = Some(task);
     }
 
-    pub(super) async fn stop(&self) {
+    pub(super) async fn stop(&self, address: SocketAddr) {
         let task = self.accepting.lock().unwrap().take();
         if let Some(task) = task {
             task.abort();
             let _ = task.await; // the port and the connections are closed when this returns
+            *self.closed.lock().unwrap() = Some(reserve(address));
         }
+    }
+
+    /// Opens the port again.
+    pub(super) fn restart(&self, state: &Arc<State>) {
+        let socket = self.closed.lock().unwrap().take().unwrap();
+        self.run(listen(socket), state);
     }
 }
 

@@ -79,7 +79,7 @@ async fn a_transfer_of_unknown_length_that_never_ends_well_is_given_up() {
 async fn a_transfer_that_stalls_goes_on_where_it_was() {
     let (fake, digest, content) = fake_with_blob(5, LENGTH).await;
     fake.on(On::BlobGet).once(Fault::HoldBodyAt(CUT));
-    let server = Headpond::with(&fake, "", "limits: {stall_timeout: 300ms}").await;
+    let server = Headpond::with(&fake, "", "limits: {stall_timeout: 1s}").await;
     assert_read(&server, &digest, &content).await;
     assert_at_most(fake.blob_bytes_sent(&digest), 101, LENGTH);
     assert_eq!(fake.requests_matching("GET", "/blobs/"), 2);

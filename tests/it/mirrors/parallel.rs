@@ -72,7 +72,7 @@ async fn a_large_blob_comes_from_a_mirror_over_several_connections_and_once() {
     slow.primary.stop().await;
     assert_eq!(slow.reader().await.rest().await, Ok(LENGTH));
     assert!(asked(&slow.mirrors[0]) >= 3, "{} requests", asked(&slow.mirrors[0]));
-    assert_at_most(slow.sent(), 102, LENGTH);
+    assert_at_most(slow.sent(), 105, LENGTH);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -83,7 +83,7 @@ async fn a_mirror_that_dies_with_several_connections_is_taken_up_by_the_next() {
     let (rest, ()) = tokio::join!(reader.rest(), slow.dies(&slow.mirrors[0], 3));
     assert_eq!(rest, Ok(LENGTH));
     assert!(slow.mirrors[1].blob_bytes_sent(&slow.digest) >= 4 * MIB as u64);
-    assert_at_most(slow.sent(), 103, LENGTH);
+    assert_at_most(slow.sent(), 105, LENGTH);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,7 +93,7 @@ async fn an_upstream_that_dies_with_several_connections_is_taken_up_by_a_mirror(
     let (rest, ()) = tokio::join!(reader.rest(), slow.dies(&slow.primary, 3));
     assert_eq!(rest, Ok(LENGTH));
     assert!(asked(&slow.mirrors[0]) >= 2, "its blobs may come over several connections too");
-    assert_at_most(slow.sent(), 103, LENGTH);
+    assert_at_most(slow.sent(), 105, LENGTH);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,5 +107,5 @@ async fn a_mirror_without_ranges_does_not_cost_the_upstream_its_own() {
     assert_eq!(rest, Ok(LENGTH));
     let ranges: Vec<_> = slow.primary.journal().into_iter().filter(|it| it.path.contains("/blobs/")).skip(1).map(|it| it.range).collect();
     assert!(ranges.iter().all(Option::is_some), "{ranges:?}");
-    assert_at_most(slow.sent(), 103, LENGTH);
+    assert_at_most(slow.sent(), 105, LENGTH);
 }

@@ -15,6 +15,8 @@ const TIMEOUT: Duration = Duration::from_secs(9);
 const SLOW: Duration = Duration::from_secs(3);
 /// What takes no time takes less.
 const AT_ONCE: Duration = Duration::from_secs(1);
+/// For what a busy machine adds to a wait. Less than lies between `SLOW` and `TIMEOUT`.
+const MARGIN: Duration = Duration::from_secs(4);
 
 struct Guarded {
     fake: FakeBucket,
@@ -75,9 +77,9 @@ async fn a_bucket_that_hangs_keeps_all_waiting_once_and_then_nobody() {
     let mut took: Vec<_> = futures::future::join_all(calls).await;
     took.sort_by_key(|(took, _)| *took);
     // One goes on as the probe; the others are told as soon as it is clear.
-    assert!(took[48].0 < SLOW + AT_ONCE, "{:?}", took[48]);
+    assert!(took[48].0 < SLOW + MARGIN, "{:?}", took[48]);
     assert!(took[48].1.is_unavailable(), "{}", took[48].1);
-    assert!(took[49].0 < TIMEOUT + AT_ONCE, "{:?}", took[49]);
+    assert!(took[49].0 < TIMEOUT + MARGIN, "{:?}", took[49]);
     assert!(guarded.is_open());
     let began = Instant::now();
     for _ in 0..100 {
