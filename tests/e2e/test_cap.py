@@ -30,7 +30,8 @@ HOT_CHANCE = 0.6
 CLIENTS = 20
 # Nodes that have the layers ask for the manifest alone. That keeps the layers, too.
 MANIFEST_ALONE_CHANCE = 0.5
-# Of the LRU's own ratio. In the suite, where a fifth of the load decides, it may be a little more.
+# Of the LRU's own ratio. In the suite, where a fifth of the load decides, it may be a little
+# more: of 1,000 such loads first in, first out kept as much in 4 %.
 RATIO_TOLERANCE = 0.05 if IS_LONG else 0.08
 
 

@@ -101,7 +101,7 @@ def test_moved_tag_is_pulled_by_a_client_after_the_window(start_headpond, regist
 
 
 def test_exactly_one_head_goes_upstream_per_tag_and_window(start_headpond, proxy, publish):
-    headpond = start_headpond(rules_for(proxy.edge, **SHORT))
+    headpond = start_headpond(rules_for(proxy.edge, **SHORT), **PATIENT)
     image = publish()
     path = tag_path(image)
     assert headpond.get(path).status == 200
@@ -113,8 +113,10 @@ def test_exactly_one_head_goes_upstream_per_tag_and_window(start_headpond, proxy
 
     at_once([keep_asking] * 8)
 
-    # Windows are whole seconds: with the ends there may be one more at either.
-    assert 3 <= proxy.journal.count("HEAD", path) <= 5 + 2
+    # A window of a second is a second of the wall clock: what was confirmed in one is believed to its end.
+    asked = [int(seen.at) for seen in proxy.journal.all("HEAD", path)]
+    assert len(asked) >= 3
+    assert len(set(asked)) == len(asked), asked
     assert proxy.journal.count("GET", path) == 1
 
 
@@ -129,10 +131,11 @@ def test_failing_upstream_is_asked_once_and_then_left_alone(start_headpond, prox
     before = proxy.journal.count("HEAD")
     assert headpond.get(tag_path(images[0])).digest == images[0].digest
 
-    started = time.monotonic()
+    took = []
     for image in images[1:] * 5:
+        started = time.monotonic()
         assert headpond.get(tag_path(image)).digest == image.digest
-    seconds, asked = time.monotonic() - started, proxy.journal.count("HEAD") - before
-    print(f"twenty stale pulls: {seconds:.1f} s, {asked} requests")
-    assert asked <= 2, "a hanging upstream is asked again and again"
-    assert seconds < 8, "twenty stale pulls waited for a hanging upstream"
+        took.append(time.monotonic() - started)
+    print("seconds", took)
+    assert proxy.journal.count("HEAD") - before == 1, "a hanging upstream is asked again and again"
+    assert sorted(took)[-3] < 0.5, "stale pulls waited for a hanging upstream"

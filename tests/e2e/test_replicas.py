@@ -134,13 +134,13 @@ def test_sixty_clients_cost_one_transfer_by_several_connections_too(start_replic
         requests.append(upstream.journal.count("GET", blob))
         sent_bytes = upstream.journal.body_bytes(blob)
         print(f"upstream sent {sent_bytes} of {size_bytes} bytes in {requests[-1]} requests")
-        assert size_bytes <= sent_bytes <= 1.02 * size_bytes
-    assert max(requests) > 1
+        assert size_bytes <= sent_bytes <= 1.05 * size_bytes
+    assert sorted(requests)[1] > 1, requests
 
 
 @pytest.mark.parametrize("victim", ["owner", "other"])
 def test_replica_killed_in_mid_transfer_breaks_off_its_own_clients_only(start_replicas, upstream, publish, victim):
-    replicas = start_replicas()
+    replicas = start_replicas(limits=HELD)
     image = publish(layer_bytes=KILLED_LAYER_BYTES)
     blob, size_bytes = image.largest_blob, len(image.blobs[image.largest_blob])
     know_the_image(replicas, image)

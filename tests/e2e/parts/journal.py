@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Seen:
-    """One request. `body_bytes` counts what was sent to the client so far, headers left out."""
+    """One request. `body_bytes` counts what was sent to the client so far, headers left out; `at` is in unix seconds."""
 
     method: str
     path: str
     query: str
     headers: dict[str, str] = field(repr=False)
     client: str = ""
-    at: float = field(default_factory=time.monotonic)
+    at: float = field(default_factory=time.time)
     status: int | None = None
     body_bytes: int = 0
 
