@@ -117,7 +117,12 @@ impl Index {
 
     /// Keeps a blob from being evicted. False if it is not there.
     pub(super) fn pin(&mut self, digest: &Digest) -> bool {
-        self.move_to(digest, List::Pinned)
+        let Some(slot) = self.find(digest) else { return false };
+        self.forget_bytes(slot);
+        self.slots.unlink(slot);
+        self.slots.push_newest(slot, List::Pinned);
+        self.count_bytes(slot);
+        true
     }
 
     /// Keeps a blob that is there, or comes, from being evicted.
@@ -133,20 +138,13 @@ impl Index {
         }
     }
 
-    /// Lets a pinned blob be evicted again, as the most recently used one.
+    /// Lets a pinned blob be evicted again, by when it was last used.
     pub(super) fn unpin(&mut self, digest: &Digest) {
-        if self.find(digest).is_some_and(|slot| self.slots.list(slot) == List::Pinned) {
-            self.move_to(digest, List::Ordered);
-        }
-    }
-
-    fn move_to(&mut self, digest: &Digest, list: List) -> bool {
-        let Some(slot) = self.find(digest) else { return false };
+        let Some(slot) = self.find(digest).filter(|slot| self.slots.list(*slot) == List::Pinned) else { return };
         self.forget_bytes(slot);
         self.slots.unlink(slot);
-        self.slots.push_newest(slot, list);
+        self.slots.push_by_use(slot, List::Ordered);
         self.count_bytes(slot);
-        true
     }
 
     /// Takes a blob out. `None` if it is not there.

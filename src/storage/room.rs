@@ -364,7 +364,8 @@ impl Room {
         tracing::error!(
             kept_bytes,
             max_bytes = shared.max_bytes,
-            "manifests and records alone, which are not evicted, take all of storage.max_size: no blob is kept. Raise storage.max_size"
+            "what is not evicted (manifests, records, blobs that the bucket does not have yet) takes all of storage.max_size: no blob is \
+             kept. Raise storage.max_size, or see whether the bucket takes uploads"
         );
     }
 

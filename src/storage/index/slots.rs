@@ -8,6 +8,8 @@ use super::KEY_BYTES;
 const NONE: u32 = u32::MAX;
 /// Slots that are allocated together.
 const CHUNK: usize = 8192;
+/// So many are looked at to find a place by use; what belongs further back is put there.
+const MAX_STEPS: usize = 4096;
 
 /// Where a blob stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +140,17 @@ impl Slots {
     pub(super) fn push_oldest(&mut self, slot: u32, list: List) {
         let newer = self.ends(list).oldest;
         self.link(slot, list, NONE, newer);
+    }
+
+    /// Puts a slot behind those of an ordered list that were used later.
+    pub(super) fn push_by_use(&mut self, slot: u32, list: List) {
+        let used_ms = self.get(slot).map_or(0, |it| it.used_ms);
+        let (mut older, mut newer) = (self.ends(list).newest, NONE);
+        for _ in 0..MAX_STEPS {
+            let Some(it) = self.get(older).filter(|it| it.used_ms > used_ms) else { break };
+            (older, newer) = (it.older, older);
+        }
+        self.link(slot, list, older, newer);
     }
 
     /// The oldest slots of a list, at most `count`.

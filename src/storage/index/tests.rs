@@ -11,29 +11,39 @@ fn digest(number: u64) -> Digest {
     Digest::of(&number.to_le_bytes())
 }
 
+/// A blob of the model.
+#[derive(Clone, Copy)]
+struct Blob {
+    digest: Digest,
+    bytes: u64,
+    used_ms: u64,
+}
+
 /// An exact list, oldest first, done the slow way.
 #[derive(Default)]
 struct Model {
-    ordered: Vec<(Digest, u64)>,
-    pinned: Vec<(Digest, u64)>,
+    ordered: Vec<Blob>,
+    pinned: Vec<Blob>,
 }
 
 impl Model {
-    fn remove(&mut self, digest: &Digest) -> Option<u64> {
+    fn remove(&mut self, digest: &Digest) -> Option<Blob> {
         for list in [&mut self.ordered, &mut self.pinned] {
-            if let Some(at) = list.iter().position(|(it, _)| it == digest) {
-                return Some(list.remove(at).1);
+            if let Some(at) = list.iter().position(|it| it.digest == *digest) {
+                return Some(list.remove(at));
             }
         }
         None
     }
 
     fn is_pinned(&self, digest: &Digest) -> bool {
-        self.pinned.iter().any(|(it, _)| it == digest)
+        self.pinned.iter().any(|it| it.digest == *digest)
     }
 
-    fn newest(&mut self, digest: Digest, bytes: u64, pinned: bool) {
-        if pinned { self.pinned.push((digest, bytes)) } else { self.ordered.push((digest, bytes)) }
+    fn put(&mut self, blob: Blob, pinned: bool) {
+        let list = if pinned { &mut self.pinned } else { &mut self.ordered };
+        let at = list.iter().rposition(|it| it.used_ms <= blob.used_ms).map_or(0, |at| at + 1);
+        list.insert(at, blob);
     }
 }
 
@@ -72,32 +82,34 @@ proptest! {
                 Step::Insert(number, bytes) => {
                     let pinned = model.is_pinned(&digest(number));
                     model.remove(&digest(number));
-                    model.newest(digest(number), bytes, pinned);
+                    model.put(Blob { digest: digest(number), bytes, used_ms: now_ms }, pinned);
                     index.insert(&digest(number), bytes, now_ms);
                 }
                 Step::Touch(number) => {
-                    if !model.is_pinned(&digest(number)) && let Some(bytes) = model.remove(&digest(number)) {
-                        model.newest(digest(number), bytes, false);
+                    let pinned = model.is_pinned(&digest(number));
+                    if let Some(blob) = model.remove(&digest(number)) {
+                        model.put(Blob { used_ms: now_ms, ..blob }, pinned);
                     }
                     index.touch(&digest(number), now_ms, true);
                 }
                 Step::Pin(number) => {
                     let known = model.remove(&digest(number));
-                    known.into_iter().for_each(|bytes| model.newest(digest(number), bytes, true));
+                    known.into_iter().for_each(|blob| model.put(blob, true));
                     prop_assert_eq!(index.pin(&digest(number)), known.is_some());
                 }
                 Step::Unpin(number) => {
-                    if model.is_pinned(&digest(number)) && let Some(bytes) = model.remove(&digest(number)) {
-                        model.newest(digest(number), bytes, false);
+                    if let Some(blob) = model.remove(&digest(number)) {
+                        model.put(blob, false);
                     }
                     index.unpin(&digest(number));
                 }
                 Step::Remove(number) => {
                     let taken = index.remove(&digest(number)).map(|taken| taken.disk_bytes);
-                    prop_assert_eq!(taken, model.remove(&digest(number)));
+                    prop_assert_eq!(taken, model.remove(&digest(number)).map(|blob| blob.bytes));
                 }
                 Step::TakeOldest => {
                     let oldest = (!model.ordered.is_empty()).then(|| model.ordered.remove(0));
+                    let oldest = oldest.map(|blob| (blob.digest, blob.bytes));
                     prop_assert_eq!(index.take_oldest().map(|taken| (taken.digest, taken.disk_bytes)), oldest);
                 }
                 Step::PutBack => {
@@ -106,8 +118,8 @@ proptest! {
                 }
             }
             prop_assert_eq!(index.len(), model.ordered.len() + model.pinned.len());
-            prop_assert_eq!(index.evictable_bytes(), model.ordered.iter().map(|(_, bytes)| bytes).sum::<u64>());
-            prop_assert_eq!(index.pinned_bytes(), model.pinned.iter().map(|(_, bytes)| bytes).sum::<u64>());
+            prop_assert_eq!(index.evictable_bytes(), model.ordered.iter().map(|it| it.bytes).sum::<u64>());
+            prop_assert_eq!(index.pinned_bytes(), model.pinned.iter().map(|it| it.bytes).sum::<u64>());
         }
     }
 
@@ -192,4 +204,16 @@ fn held_blob_stays_from_before_it_comes_until_it_is_released() {
     index.release(&digest(3));
     assert_eq!(index.take_oldest().map(|taken| taken.digest), Some(digest(2)));
     assert_eq!(index.take_oldest(), None);
+}
+
+#[test]
+fn released_blob_goes_by_its_last_use_and_not_by_its_release() {
+    let mut index = Index::default();
+    index.walk_is_over();
+    (1..=3).for_each(|number| index.hold(&digest(number)));
+    (1..=6).for_each(|number| index.insert(&digest(number), 512, number));
+    index.touch(&digest(2), 7, true);
+    [3, 2, 1].iter().for_each(|number| index.release(&digest(*number)));
+    let taken: Vec<_> = std::iter::from_fn(|| index.take_oldest()).map(|taken| taken.digest).collect();
+    assert_eq!(taken, [1, 3, 4, 5, 6, 2].map(digest));
 }

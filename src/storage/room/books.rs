@@ -11,7 +11,7 @@ pub struct RoomNumbers {
     pub used_bytes: u64,
     /// Most there may be; `u64::MAX` is as many as there are.
     pub max_bytes: u64,
-    /// Of `used_bytes`, what is never evicted: manifests, records, directories.
+    /// Of `used_bytes`, what is not evicted: manifests, records, directories, blobs that the bucket does not have yet.
     pub kept_bytes: u64,
     /// Free on the file system.
     pub free_bytes: u64,

@@ -51,7 +51,10 @@ impl EvictionMetrics {
         Some(Self {
             used_bytes: d.gauge("headpond_storage_used_bytes", "Bytes that the store has on disk, or has reserved there.")?,
             max_bytes: d.gauge("headpond_storage_max_bytes", "Most that the store may have on disk; 0 is no limit.")?,
-            kept_bytes: d.gauge("headpond_storage_kept_bytes", "Of the used bytes, manifests, records and directories: never evicted.")?,
+            kept_bytes: d.gauge(
+                "headpond_storage_kept_bytes",
+                "Of the used bytes, what is not evicted: manifests, records, directories, and blobs that the bucket does not have yet.",
+            )?,
             free_bytes: d.gauge("headpond_storage_free_bytes", "Bytes free on the file system of the store.")?,
             blobs: d.gauge("headpond_blobs", "Blobs on disk.")?,
             evicted_blobs: d.counter("headpond_evicted_blobs_total", "Blobs removed from the disk to make room.")?,
