@@ -110,6 +110,25 @@ def test_replicas_ask_each_other_where_there_is_neither_tls_nor_proxy_protocol()
         helm.install(values(tls, proxied))
 
 
+def test_listener_of_the_replicas_is_not_in_the_service_for_clients():
+    tls = {"address": "0.0.0.0:5443", "tls": {"certificate": "tls.crt", "key": "tls.key"}}
+
+    def ports(values: dict, *listen, **config) -> list[list[str]]:
+        """The targets of the Service for clients, and of the headless one."""
+        found = helm.install(values | {"config": values["config"] | config | {"listen": list(listen)}})
+        services = [found.find("Service", name) for name in ("headpond", "headpond-headless")]
+        return [[port["targetPort"] for port in one["spec"]["ports"]] for one in services]
+
+    both = ["registry", "registry-2"]
+    three, one = chart_values.THREE_REPLICAS, chart_values.OVER_S3
+    assert ports(three, tls, "0.0.0.0:5002") == [["registry"], both]
+    assert ports(three, tls, "0.0.0.0:5002", cluster={"peers": ["a.test:5002", "b.test:5002"]}) == [["registry"], both]
+    # The first is for clients, too; and one that no replica asks is theirs.
+    assert ports(three, "0.0.0.0:5002", tls) == [both, both]
+    assert ports(one, tls, "0.0.0.0:5002") == [both, both]
+    assert ports(three, tls, "0.0.0.0:5002", "0.0.0.0:5003") == [["registry", "registry-3"], [*both, "registry-3"]]
+
+
 def test_what_the_user_says_is_kept():
     found = release("everything")
     said = chart_values.EVERYTHING["config"]

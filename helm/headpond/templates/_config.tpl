@@ -66,6 +66,25 @@ Keys are looked for with hasKey, since 0 and false are answers too.
 {{- $port -}}
 {{- end -}}
 
+{{/*
+`listen` and `cluster.peers`: a JSON list of {index, port} of the listeners that clients may have. Not one that the replicas
+ask each other over, unless it is the first.
+*/}}
+{{- define "headpond.clientListeners" -}}
+{{- $peers := (.cluster | default dict).peers | default list -}}
+{{- $peerPorts := list -}}
+{{- range kindIs "slice" $peers | ternary $peers (list $peers) -}}
+{{- $peerPorts = append $peerPorts (regexFind "[0-9]+$" .) -}}
+{{- end -}}
+{{- $listeners := list -}}
+{{- range $index, $listener := include "headpond.listeners" .listen | fromJsonArray -}}
+{{- if or (eq $index 0) (not (has (toString $listener.port) $peerPorts)) -}}
+{{- $listeners = append $listeners (dict "index" $index "port" $listener.port) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $listeners -}}
+{{- end -}}
+
 {{/* (list MAP KEY VALUE): sets what is not there. Prints nothing. */}}
 {{- define "headpond.default" -}}
 {{- if not (hasKey (index . 0) (index . 1)) -}}
