@@ -52,7 +52,7 @@ bench-upload: ## What memory grows by while a blob of 1 GiB goes to a bucket. AR
 	cargo build --release --locked
 	HEADPOND_BINARY=$${HEADPOND_BINARY:-$(TARGET)/release/headpond} python3 benches/upload_memory.py $(ARGS)
 
-image: ## The container image as an OCI layout in target/image, without an engine.
+image: ## The container image for this machine's architecture, as an OCI layout in target/image, without an engine.
 	cargo build --release --locked
 	deploy/container/oci-layout.sh $(OUT) $(VERSION) $(ARCHITECTURE)=$(TARGET)/release/headpond
 

@@ -12,6 +12,7 @@ from parts import chart_values, helm, kubernetes
 
 pytestmark = pytest.mark.own_store
 ROOT = Path(__file__).resolve().parents[2]
+DOCUMENT = helm.CHART / "README.md"
 VARIANTS = list(chart_values.ALL)
 # The oldest that Chart.yaml allows, and the newest whose schemas there are.
 CLUSTERS = ["1.25.0", kubernetes.VERSIONS[-1]]
@@ -278,7 +279,8 @@ def test_notes_end_with_what_to_type_next(variant):
     workload = found.workload
     rollout = f"rollout status {workload['kind'].lower()}/{workload['metadata']['name']}"
     assert f"kubectl --namespace {helm.NAMESPACE} {rollout}" in found.notes
-    assert "skopeo copy" in found.notes
+    # What is pulled through listens before it is asked.
+    assert re.search(r"port-forward .* &\n +sleep \d.*\n +skopeo copy ", found.notes)
     assert "<no value>" not in found.notes and "nil" not in found.notes
 
 
@@ -293,10 +295,44 @@ def leaves(values: dict, path: str = "") -> list[str]:
 
 
 def test_chart_document_names_every_value():
-    text = (helm.CHART / "README.md").read_text()
+    text = DOCUMENT.read_text()
     names = leaves(yaml.safe_load((helm.CHART / "values.yaml").read_text()))
     assert len(names) > 40
     assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def example(first_line: str) -> dict:
+    """The block of the chart's document that begins so."""
+    (found,) = re.findall(rf"^```yaml\n({re.escape(first_line)}\n.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    return yaml.safe_load(found)
+
+
+def test_values_in_the_document_make_replicas_over_a_bucket():
+    found = helm.install(example("# values-eks.yaml"))
+    assert found.workload["spec"]["replicas"] == 3
+    assert found.find("ServiceAccount")["metadata"] == release("s3").find("ServiceAccount")["metadata"]
+
+
+def test_monitor_in_the_document_finds_the_pods_and_their_admin_port():
+    monitor = example("apiVersion: monitoring.coreos.com/v1")["spec"]
+    assert monitor["selector"]["matchLabels"].items() <= release("s3").pod["metadata"]["labels"].items()
+    (endpoint,) = monitor["podMetricsEndpoints"]
+    assert endpoint["port"] in [port["name"] for port in container("s3")["ports"]]
+
+
+@pytest.mark.parametrize(("name", "account"), [("headpond", "headpond"), ("cache", "cache-headpond"), ("my-headpond", "my-headpond")])
+def test_service_account_is_called_as_the_document_says(name, account):
+    found = helm.install({}, name)
+    assert found.find("ServiceAccount")["metadata"]["name"] == account
+    assert found.pod["spec"]["serviceAccountName"] == account
+
+
+@pytest.mark.parametrize("document", ["README.md", "helm/headpond/README.md", "deploy/container/Dockerfile"])
+def test_image_is_pushed_under_the_tag_that_the_chart_pulls(document):
+    repository, tag = container("disk")["image"].split(":")
+    text = (ROOT / document).read_text()
+    assert f"registry.example.com/{repository}:{tag}\n" in text or f"registry.example.com/{repository}:{tag} " in text
+    assert set(re.findall(r"/headpond:([\w.]+)", text)) == {tag}
 
 
 def test_chart_is_for_this_version():

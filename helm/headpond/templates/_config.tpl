@@ -99,7 +99,7 @@ ask each other over, unless it is the first.
 {{- fail (printf "\n\nreplicas is %d, but the store is a disk, which one process holds.\nSet config.storage.s3 so that the replicas share a bucket, or set replicas to 1.\n" (int .Values.replicas)) -}}
 {{- end -}}
 {{- if not (or .Values.tokenKey.existingSecret (.Values.config.auth | default dict).token_key) -}}
-{{- fail (printf "\n\nreplicas is %d, and they need a key by which they know each other. Make one, and name it:\n\n  kubectl --namespace %s create secret generic headpond-token --from-literal=token.key=\"$(openssl rand -base64 48)\"\n\n  tokenKey: {existingSecret: headpond-token}\n" (int .Values.replicas) .Release.Namespace) -}}
+{{- fail (printf "\n\nreplicas is %d, and they need a key by which they know each other. Make one, and name it:\n\n  kubectl create namespace %s --dry-run=client --output yaml | kubectl apply --filename -\n  kubectl --namespace %s create secret generic headpond-token --from-literal=token.key=\"$(openssl rand -base64 48)\"\n\n  tokenKey: {existingSecret: headpond-token}\n" (int .Values.replicas) .Release.Namespace .Release.Namespace) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
