@@ -36,6 +36,8 @@ WORDS = {
     "SERVICE_ACCOUNT": "cache",
     "ISSUER": "oidc.eks.eu-west-1.amazonaws.com/id/0123",
     "KEY": "1234abcd-12ab-34cd-56ef-1234567890ab",
+    "UPSTREAM": "222222222222",
+    "ROLE": "pull",
 }
 LAYER_BYTES = 30_000_000
 USER, ACCESS_KEY, SECRET_KEY = "headpond", "POLICYACCESSKEY", "policy-secret-key"
@@ -87,7 +89,6 @@ def right_for(asked: str) -> str:
 
 @pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.json")))
 def test_every_word_in_capitals_is_filled_in(name):
-    # UPSTREAM is another account's, for whoever writes the rule.
     left = [text for text in strings(filled(name)) if set(WORDS) & set(re.findall(r"[A-Z_]{3,}", text))]
     assert left == []
 
@@ -100,6 +101,24 @@ def test_trust_is_for_one_service_account():
         f"{issuer}:aud": "sts.amazonaws.com",
         f"{issuer}:sub": "system:serviceaccount:headpond:cache",
     }
+
+
+def test_role_of_another_account_and_its_registry_are_filled_in():
+    statements = {one["Sid"]: one for one in filled("policy-upstreams.json")["Statement"]}
+    assert statements["Role"]["Resource"] == "arn:aws:iam::222222222222:role/pull"
+    assert statements["Pull"]["Resource"] == "arn:aws:ecr:*:222222222222:repository/*"
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.json")))
+def test_document_has_a_command_for_every_file(name):
+    assert f'"$(filled {name})"' in (FOLDER / "README.md").read_text()
+
+
+def test_document_says_what_every_action_is_for():
+    # Up to the first empty line, where a table ends.
+    (table,) = re.findall(r"^\| action \|.*?(?=\n\n)", (FOLDER / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    said = {action for row in table.splitlines() for action in re.findall(r"`(\w+:\w+)`", row.split("|")[1])}
+    assert set().union(*(actions(filled(path.name)) for path in FOLDER.glob("policy*.json"))) <= said
 
 
 @dataclass(frozen=True)
