@@ -45,6 +45,18 @@ def test_service_is_hardened_and_for_this_machine_only(variant):
     assert found["stop_grace_period"] == "50s"
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_service_that_was_sent_sighup_is_started_again_after_a_crash(variant):
+    """As Docker sees it: any signal but a named stop signal is somebody who stops the container by hand."""
+    found = service(variant)
+    assert found["restart"] == "always" and found["stop_signal"] == "SIGTERM"
+
+
+def test_image_names_its_stop_signal_whoever_made_it(container_image: ContainerImage):
+    assert container_image.config["StopSignal"] == "SIGTERM"
+    assert "\nSTOPSIGNAL SIGTERM\n" in (ROOT / "deploy/container/Dockerfile").read_text()
+
+
 def test_image_is_of_this_version():
     package = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]
     assert service("disk")["image"] == f"headpond:{package['version']}"
