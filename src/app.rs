@@ -8,6 +8,7 @@ mod bucket;
 mod build;
 pub mod check_upstream;
 mod cluster;
+mod open_files;
 mod proxies;
 mod signals;
 pub mod upkeep;
@@ -263,6 +264,7 @@ pub async fn run(config: Config, source: ConfigSource) -> anyhow::Result<()> {
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
+    open_files::raise_limit(config.limits.max_connections);
     let announced = config.clone();
     let world = World { proxies: proxies::from_environment(), ..World::default() };
     let mut running = start(config, world).await?;

@@ -39,7 +39,7 @@ pub use cluster::Cluster;
 pub use credentials::{Credentials, EcrAccount, SecretArn};
 pub use freshness::FreshnessRule;
 pub use limits::Limits;
-pub use listen::{Admin, Listen, Tls};
+pub use listen::{Admin, Listen, Tls, reachable};
 pub use log::{Log, LogFormat};
 pub use mirrors::Mirror;
 pub use network::{ClientCertificate, PrivateHosts};

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::Running;
-use crate::config::{Config, Prefix, Rule};
+use crate::config::{Config, Prefix, Rule, reachable};
 
 /// Prints it to stdout; the log goes to stderr.
 pub(super) fn print(config: &Config, running: &Running) {
@@ -38,6 +38,8 @@ fn pull_command(config: &Config, running: &Running) -> Vec<String> {
     let (Some(rule), Some(address), Some(listen)) = (config.rules.first(), running.addresses.first(), config.listen.first()) else {
         return vec!["  no rules: nothing can be pulled; add some under `rules`".to_owned()];
     };
+    // Docker takes plain HTTP from loopback alone.
+    let address = reachable(*address);
     let insecure = if listen.tls.is_some() { "" } else { " --src-tls-verify=false" };
     let image = example(rule);
     vec![

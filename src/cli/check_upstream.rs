@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Args;
 
 use crate::app::check_upstream::{CheckReport, Checked, Outcome, check_upstream};
-use crate::config::{Config, ConfigSource, Overrides};
+use crate::config::{Config, ConfigSource, Overrides, reachable};
 
 #[derive(Debug, Args)]
 #[command(
@@ -51,7 +51,7 @@ impl CheckUpstream {
             }
             None => format!("headpond check-upstream {} IMAGE:TAG{file}", self.rule),
             Some(name) => {
-                let address = config.listen.first().map(|listen| listen.address.to_string()).unwrap_or_default();
+                let address = config.listen.first().map(|listen| reachable(listen.address).to_string()).unwrap_or_default();
                 format!("headpond serve{file}, and then: docker pull {address}/{name}")
             }
         }

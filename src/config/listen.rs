@@ -1,6 +1,6 @@
 //! The addresses that are listened on.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use super::problems::{ConfigProblems, Problems};
@@ -61,6 +61,17 @@ impl Default for Admin {
     fn default() -> Self {
         Self { address: loopback(5001) }
     }
+}
+
+/// Where this machine reaches what listens on `address`: wildcard addresses can be bound, but not connected to everywhere.
+#[must_use]
+pub fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
+    };
+    SocketAddr::new(ip, address.port())
 }
 
 const fn loopback(port: u16) -> SocketAddr {
@@ -146,6 +157,18 @@ pub(super) fn refuse_shared_addresses(listen: &[Listen], admin: &Admin, problems
         }
         if one.address == admin.address {
             problems.add("admin.address", format!("{} is listened on for clients already", admin.address), HINT);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcard_is_reached_on_loopback() {
+        for (bound, reached) in [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:1", "[::1]:1"), ("192.0.2.1:1", "192.0.2.1:1")] {
+            assert_eq!(reachable(bound.parse().unwrap()), reached.parse().unwrap());
         }
     }
 }

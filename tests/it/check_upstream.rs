@@ -215,7 +215,7 @@ async fn registry_of_which_no_image_is_known_is_checked_up_to_the_challenge() {
 async fn run(base: &str, arguments: &'static [&'static str]) -> Output {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("headpond.yaml");
-    std::fs::write(&file, configuration(base, "")).unwrap();
+    std::fs::write(&file, format!("listen: 0.0.0.0:5000\n{}", configuration(base, ""))).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_headpond"));
     command.arg("check-upstream").args(arguments).arg("--config").arg(&file).env_remove("HEADPOND_CONFIG");
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()

@@ -1,6 +1,6 @@
 //! The commands, by the built program.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -206,4 +206,63 @@ fn healthcheck_of_one_that_does_not_answer_ends_in_time() {
     let output = run(&["healthcheck", "--admin", &silent.local_addr().unwrap().to_string()]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("no answer within 3 s"), "{}", stderr(&output));
+}
+
+/// What a server said, and its limit of open files, soft and hard, once it served.
+struct Served {
+    stdout: String,
+    stderr: String,
+    open_files: (u64, u64),
+}
+
+/// Starts a server behind a `ulimit` of the shell, waits until it says that it serves, and ends it.
+fn serve_behind(ulimit: &str, limits: &str) -> Served {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("headpond.yaml");
+    let ports = "listen: 0.0.0.0:0\nadmin: {address: 127.0.0.1:0}";
+    let rest = "storage: {path: store}\nrules: [{prefix: up, upstream: 'http://127.0.0.1:1'}]";
+    std::fs::write(&file, format!("{ports}\n{rest}\nlimits: {limits}\n")).unwrap();
+    let program = headpond(&["serve", "--config", file.to_str().unwrap()]);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{ulimit} && exec \"$0\" \"$@\"")]).arg(program.get_program()).args(program.get_args());
+    for (variable, _) in program.get_envs() {
+        shell.env_remove(variable);
+    }
+    let mut child = shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (mut stdout, mut lines) = (String::new(), BufReader::new(child.stdout.take().unwrap()));
+    while !stdout.contains("skopeo copy") && lines.read_line(&mut stdout).unwrap() > 0 {}
+    let found = std::fs::read_to_string(format!("/proc/{}/limits", child.id()));
+    child.kill().unwrap();
+    let stderr = stderr(&child.wait_with_output().unwrap()).to_owned();
+    let found = found.unwrap();
+    let line = found.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let mut numbers = line.split_whitespace().map(|number| number.parse().unwrap_or(u64::MAX));
+    Served { stdout, stderr, open_files: (numbers.next().unwrap(), numbers.next().unwrap()) }
+}
+
+#[test]
+fn serve_raises_the_soft_limit_of_open_files_to_the_hard_one() {
+    let served = serve_behind("ulimit -S -n 256", "{max_connections: 200}");
+    let (soft, hard) = served.open_files;
+    assert!(soft == hard && hard > 400, "{:?}: {}", served.open_files, served.stderr);
+    assert_eq!(served.stderr.matches("raised the limit of open files").count(), 1, "{}", served.stderr);
+    assert!(!served.stderr.contains("fewer files may be open"), "{}", served.stderr);
+}
+
+#[test]
+fn serve_warns_once_where_fewer_files_may_be_open_than_twice_its_connections() {
+    let served = serve_behind("ulimit -n 256", "{max_connections: 129}");
+    assert_eq!(served.open_files, (256, 256));
+    assert_eq!(served.stderr.matches("fewer files may be open").count(), 1, "{}", served.stderr);
+    assert!(served.stderr.contains("lower limits.max_connections") && served.stderr.contains("needed=258"), "{}", served.stderr);
+    let enough = serve_behind("ulimit -n 256", "{max_connections: 128}").stderr;
+    assert!(!enough.contains("fewer files may be open") && !enough.contains("raised the limit"), "{enough}");
+}
+
+#[test]
+fn serve_on_every_address_says_to_pull_from_loopback() {
+    let said = serve_behind(":", "{}").stdout;
+    let port = said.split_once("http://0.0.0.0:").unwrap().1.split('/').next().unwrap();
+    assert!(said.contains(&format!("  docker pull 127.0.0.1:{port}/up/")), "{said}");
+    assert!(said.contains(&format!(" docker://127.0.0.1:{port}/up/")), "{said}");
 }
