@@ -161,8 +161,10 @@ def filled_from_elsewhere(headpond: Headpond, proxy, images: list[Image], kind: 
 
 
 def check_what_is_left(headpond: Headpond, proxy, images: list[Image]) -> None:
-    """With upstream stopped, every image of which the store has all is pulled."""
+    """With upstream stopped, every image of which the store has all is pulled; whatever was in memory is gone."""
     proxy.refuse()
+    assert headpond.stop() == 0
+    headpond.start()
     complete = [image for image in images if headpond.store.holds_all(image.blobs)]
     assert len(complete) > IMAGES // 5
     for image in complete:
