@@ -44,6 +44,13 @@ def get_image(headpond: Headpond, image: Image) -> None:
         assert {answer.digest for answer in answers} == {digest}
 
 
+def check_the_fault_is_felt(headpond: Headpond, image: Image) -> None:
+    """What came meanwhile went past the store."""
+    assert not headpond.store.file(image.largest_blob).exists()
+    assert not headpond.store.holds(image.largest_blob)
+    assert headpond.total("headpond_cache_requests_total", kind="blob", result="bypass") >= 1
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_clients_are_served_hits_and_misses_and_the_server_goes_on(headpond, disk, publish, fault):
     warm, cold, late = (publish(layer_bytes=LAYER_BYTES) for _ in range(3))
@@ -55,6 +62,7 @@ def test_clients_are_served_hits_and_misses_and_the_server_goes_on(headpond, dis
     for image in (warm, cold, warm):
         get_image(headpond, image)
     assert headpond.ready() == 200
+    check_the_fault_is_felt(headpond, cold)
     MENDS[fault](disk)
     get_image(headpond, late)
     wait_until(lambda: headpond.store.holds(late.largest_blob), "what came after the fault is stored", timeout=20)
