@@ -44,6 +44,10 @@ class Store:
     def staged(self) -> list[Path]:
         return [path for path in (self.path / "staging").rglob("*") if path.is_file()]
 
+    def noted(self) -> list[str]:
+        """Digests of what the bucket is still to get from the disk."""
+        return [path.name.partition(".")[0].replace("-", ":") for path in (self.path / "pending").glob("*")]
+
     def files(self) -> list[Path]:
         """Blobs on the disk."""
         return [path for path in (self.path / "blobs").rglob("*") if path.is_file()]
@@ -66,6 +70,10 @@ class Store:
 
     def holds_all(self, digests: Iterable[str]) -> bool:
         return all(self.holds(digest) for digest in digests)
+
+    def uploads(self) -> list[str]:
+        """Keys of what is uploaded in parts just now, or was and is left."""
+        return self.bucket.uploads(f"{self.prefix}/") if self.bucket else []
 
     def check(self, digests: Iterable[str] | None = None) -> None:
         """Every blob, wherever it lies, is what its name says; or those of these that are there."""
