@@ -225,6 +225,30 @@ def test_policy_is_enough_for_all_that_headpond_does_and_no_more(granted, start,
     assert granted.asked() == given
 
 
+class KeylessStore(GrantedStore):
+    """Its settings name no keys: they are where the AWS SDK and its tools look for them."""
+
+    @property
+    def s3(self) -> dict:
+        return {name: value for name, value in super().s3.items() if not name.endswith("_key")}
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+
+
+def test_keys_of_the_bucket_are_found_in_the_environment(granted, start_headpond, proxy, publish, tmp_path):
+    """The bucket checks signatures: that it is written and read at all is by these keys."""
+    image = publish()
+    first, second = (KeylessStore(granted, tmp_path / name, max_size="1GiB") for name in ("first", "second"))
+    assert Skopeo(tmp_path).pull(start_headpond(rules_for(proxy.edge), store=first).edge, image, "tag") == expected(image)
+    wait_until(lambda: first.holds_all([*image.blobs, image.digest]), "the bucket has the image")
+
+    proxy.refuse()
+
+    assert Skopeo(tmp_path).pull(start_headpond(rules_for(proxy.edge), store=second).edge, image, "tag") == expected(image)
+
+
 def give_up_an_upload(granted: Granted, headpond: Headpond, proxy: Proxy, image: Image) -> None:
     """Upstream is gone for good when some parts of a blob are in the bucket."""
     path = f"/v2/{PREFIX}/{image.repository}"
