@@ -12,6 +12,7 @@ from parts.headpond import Headpond, rules_for
 from parts.images import Image
 from parts.process import wait_until
 from parts.proxy import Proxy
+from parts.readiness import always_ready
 from parts.stores import Store
 from parts.way import expected
 
@@ -78,17 +79,13 @@ def test_hits_of_the_tier_are_served_at_once_without_bucket_and_upstream(front: 
     WAYS_TO_GO[way_to_go](front.gateway)
     front.proxy.refuse()
 
-    took = [front.seconds_of(image) for image in images]
-
-    print("seconds", took)
-    assert max(took) < AT_ONCE_SECONDS
-    ends = time.monotonic() + BELIEVED_SECONDS + 2
-    while time.monotonic() < ends:
-        assert front.headpond.ready() == 200
-        time.sleep(0.5)
-    took = [front.seconds_of(image) for image in images]
-    print("seconds, later", took)
-    assert front.headpond.ready() == 200
+    with always_ready(front.headpond):
+        took = [front.seconds_of(image) for image in images]
+        print("seconds", took)
+        assert max(took) < AT_ONCE_SECONDS
+        time.sleep(BELIEVED_SECONDS + 2)
+        took = [front.seconds_of(image) for image in images]
+        print("seconds, later", took)
 
 
 @pytest.mark.parametrize("way_to_go", WAYS_TO_GO)
@@ -97,8 +94,8 @@ def test_client_pulls_what_is_not_cached_from_upstream(front: Front, publish, cl
     WAYS_TO_GO[way_to_go](front.gateway)
     image = publish("index")
 
-    assert clients.ways[name].pull(front.headpond.edge, image, "tag") == expected(image)
-    assert front.headpond.ready() == 200
+    with always_ready(front.headpond):
+        assert clients.ways[name].pull(front.headpond.edge, image, "tag") == expected(image)
 
 
 @pytest.mark.timeout(240)
@@ -109,18 +106,18 @@ def test_misses_are_streamed_and_stored_once_the_bucket_is_back(
     cold = [publish(layer_bytes=LAYER_BYTES), publish()]
     WAYS_TO_GO[way_to_go](front.gateway)
     blob, size_bytes = cold[0].largest_blob, len(cold[0].blobs[cold[0].largest_blob])
-    assert front.headpond.get(f"/v2/{cold[0].repository}/manifests/{cold[0].tag}").digest == cold[0].digest
-    gate = front.proxy.hold_bodies(blob, size_bytes // 2)
-    follower = Follower(front.headpond.edge, f"/v2/{cold[0].repository}/blobs/{blob}")
-    wait_until(lambda: follower.received >= 0.4 * size_bytes, "it streams", timeout=FIRST_WAIT_SECONDS)
-    gate.open()
-    assert follower.finish() == blob
-    for image in cold:
-        front.get_image(image)
-    assert front.headpond.ready() == 200
+    with always_ready(front.headpond):
+        assert front.headpond.get(f"/v2/{cold[0].repository}/manifests/{cold[0].tag}").digest == cold[0].digest
+        gate = front.proxy.hold_bodies(blob, size_bytes // 2)
+        follower = Follower(front.headpond.edge, f"/v2/{cold[0].repository}/blobs/{blob}")
+        wait_until(lambda: follower.received >= 0.4 * size_bytes, "it streams", timeout=FIRST_WAIT_SECONDS)
+        gate.open()
+        assert follower.finish() == blob
+        for image in cold:
+            front.get_image(image)
 
-    front.gateway.come_back()
-    front.wait_until_stored(*cold)
+        front.gateway.come_back()
+        front.wait_until_stored(*cold)
 
     front.headpond.store.check()
     front.proxy.refuse()
@@ -142,13 +139,14 @@ def test_bucket_that_goes_in_mid_upload_breaks_no_client_off(front: Front, publi
     followers = [Follower(front.headpond.edge, f"/v2/{image.repository}/blobs/{blob}") for _ in range(5)]
     wait_until(lambda: min(one.received for one in followers) > size_bytes // 2, "all are under way")
 
-    WAYS_TO_GO[way_to_go](front.gateway)
-    gate.open()
+    with always_ready(front.headpond):
+        WAYS_TO_GO[way_to_go](front.gateway)
+        gate.open()
 
-    assert {one.finish() for one in followers} == {blob}
-    assert front.proxy.journal.count("GET", blob) == 1
-    front.gateway.come_back()
-    wait_until(lambda: front.headpond.store.holds(blob), "the bucket has it", timeout=90, pause=0.2)
+        assert {one.finish() for one in followers} == {blob}
+        assert front.proxy.journal.count("GET", blob) == 1
+        front.gateway.come_back()
+        wait_until(lambda: front.headpond.store.holds(blob), "the bucket has it", timeout=90, pause=0.2)
     front.headpond.store.check()
 
 
@@ -162,9 +160,10 @@ def test_headpond_starts_without_the_bucket(front: Front, publish, way_to_go):
 
     front.headpond.start()
 
-    asked = {digest: front.proxy.journal.count("GET", digest) for digest in warm.blobs}
-    front.get_image(warm)
-    assert asked == {digest: front.proxy.journal.count("GET", digest) for digest in warm.blobs}, "the tier has it"
-    front.get_image(cold)
-    front.gateway.come_back()
-    front.wait_until_stored(warm, cold)
+    with always_ready(front.headpond):
+        asked = {digest: front.proxy.journal.count("GET", digest) for digest in warm.blobs}
+        front.get_image(warm)
+        assert asked == {digest: front.proxy.journal.count("GET", digest) for digest in warm.blobs}, "the tier has it"
+        front.get_image(cold)
+        front.gateway.come_back()
+        front.wait_until_stored(warm, cold)
