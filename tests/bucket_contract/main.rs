@@ -8,8 +8,15 @@
 //! ```
 //!
 //! The last one is as for Ceph: how `If-Match` has to say an entity tag. Without it, as AWS: `quoted`.
+//!
+//! Pushes go on for a second in a prefix of their own, or for HEADPOND_TEST_PUSH_SECONDS in HEADPOND_TEST_PREFIX, where
+//! somebody may collect garbage meanwhile.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::string_slice)]
 
+#[path = "../it/hosted.rs"]
+#[expect(dead_code, reason = "tests in process do more with it")]
+mod hosted;
+mod pushes;
 mod storage;
 
 use std::time::Duration;
@@ -28,10 +35,14 @@ fn variable(name: &str) -> String {
 }
 
 /// A prefix of its own for each test.
-async fn server() -> Subject {
-    let settings = BucketSettings {
+fn fresh_prefix() -> String {
+    format!("contract/{}", uuid::Uuid::new_v4().simple())
+}
+
+fn settings(prefix: String) -> BucketSettings {
+    BucketSettings {
         bucket: variable("HEADPOND_TEST_S3_BUCKET"),
-        prefix: format!("contract/{}", uuid::Uuid::new_v4().simple()),
+        prefix,
         endpoint: Some(variable("HEADPOND_TEST_S3_ENDPOINT")),
         public_endpoint: None,
         region: Some(std::env::var("HEADPOND_TEST_S3_REGION").unwrap_or_else(|_| "us-east-1".to_owned())),
@@ -44,7 +55,11 @@ async fn server() -> Subject {
         ca_pem: None,
         connect_timeout: Duration::from_secs(5),
         limits: limits(),
-    };
+    }
+}
+
+async fn server() -> Subject {
+    let settings = settings(fresh_prefix());
     let client = async || BucketClient::s3(&settings, metrics()).await.unwrap();
     let bare_e_tags = std::env::var("HEADPOND_TEST_S3_E_TAGS").is_ok_and(|form| form == "bare");
     let preconditions = Preconditions { bare_e_tags, ..ALL_HONOURED };

@@ -1,13 +1,13 @@
 """`headpond scrub` and `headpond gc`, through the running server: what rots is found, what nobody needs goes, no pull fails.
 
-Pushing is not there yet; what garbage collection owes to writes of pushed content is in tests/it/gc. Half a minute of gc
-in the suite, five with E2E_LONG=1 (`make e2e-long`).
+Pushing is not there yet. What garbage collection owes to writes of pushed content is in tests/it/gc; in a bucket such
+writes are beside the pulls here, too, from another process. Half a minute of gc in the suite, five with E2E_LONG=1
+(`make e2e-long`).
 """
 
-import json
 import os
 import random
-import subprocess
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -16,31 +16,19 @@ from pathlib import Path
 
 import pytest
 
+from parts.contract import run_contract
 from parts.crowd import at_once
-from parts.headpond import Headpond, binary, rules_for
+from parts.headpond import Headpond, rules_for
 from parts.images import Image, digest_of
-from parts.process import clean_environment, wait_until
+from parts.process import wait_until
 from parts.stores import Store
+from parts.upkeep import command, scrub
 
 GC_SECONDS = 300 if os.environ.get("E2E_LONG") else 20
 GRACE_SECONDS = 3
 CLIENTS = 6
 ORPHAN_BYTES = 50_000
 NEW_IMAGE_SECONDS = 1.5
-
-
-def command(headpond: Headpond, *arguments: str) -> tuple[int, dict]:
-    """Exit code, and the object that `--json` prints."""
-    argv = [str(binary()), *arguments, "--json", "--config", str(headpond.folder / "headpond.yaml")]
-    env = clean_environment(headpond.env)
-    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120, check=False, cwd=headpond.folder)
-    assert done.stdout, done.stderr
-    return done.returncode, json.loads(done.stdout)
-
-
-def scrub(headpond: Headpond) -> tuple[int, dict]:
-    options = ["--bucket"] if headpond.store.bucket else []
-    return command(headpond, "scrub", "--rate", "0", *options)
 
 
 def get_image(headpond: Headpond, image: Image) -> None:
@@ -116,13 +104,14 @@ def test_scrub_without_a_server_says_so_and_works_offline(start_headpond, proxy,
 
 @dataclass
 class Beside:
-    """Pulls, and blobs that nothing refers to, for as long as garbage is collected again and again."""
+    """Pulls, pushes, and blobs that nothing refers to, for as long as garbage is collected again and again."""
 
     servers: list[Headpond]
     images: list[Image]
     publish: Callable[..., Image]
     chance: random.Random
     orphans: list[str] = field(default_factory=list)
+    pushed: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     runs: list[dict] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
@@ -151,6 +140,20 @@ class Beside:
             content = os.urandom(ORPHAN_BYTES)
             put_blob(store, content)
             self.orphans.append(digest_of(content))
+
+    def push(self) -> None:
+        """Past the servers: images come and go, none of which may be refused or lost."""
+        store = self.servers[0].store
+        said = run_contract(
+            store.bucket,
+            "no_push_is_refused",
+            "--nocapture",
+            timeout=GC_SECONDS + 90,
+            HEADPOND_TEST_PREFIX=store.prefix,
+            HEADPOND_TEST_PUSH_SECONDS=str(GC_SECONDS),
+        )
+        print(re.search(r"^\d+ pushes$", said, re.MULTILINE)[0])
+        self.pushed = re.findall(r"^pushed (\S+)$", said, re.MULTILINE)
 
     def collect(self) -> None:
         while not self.ended.is_set():
@@ -194,7 +197,7 @@ def second_over(headpond: Headpond, make_headpond, proxy, folder: Path) -> list[
 
 
 @pytest.mark.timeout(GC_SECONDS + 300)
-def test_garbage_collection_beside_pulls_loses_nothing_and_leaves_nothing(
+def test_garbage_collection_beside_pulls_and_pushes_loses_nothing_and_leaves_nothing(
     start_headpond, make_headpond, proxy, publish, tmp_path
 ):
     seed = random.randrange(2**32)
@@ -203,7 +206,8 @@ def test_garbage_collection_beside_pulls_loses_nothing_and_leaves_nothing(
     servers = [first, *second_over(first, make_headpond, proxy, tmp_path)]
     beside = Beside(servers, [publish("index") for _ in range(20)], publish, random.Random(seed))
     try:
-        at_once([*[beside.pull] * CLIENTS, beside.publish_more, beside.leave_orphans, beside.collect, beside.end])
+        pushes = [beside.push] if first.store.bucket else []
+        at_once([*[beside.pull] * CLIENTS, *pushes, beside.publish_more, beside.leave_orphans, beside.collect, beside.end])
         assert not beside.failed, beside.failed[:5]
         assert len(beside.runs) >= 3
         deleted = sum(run["deleted"] for run in beside.runs)
@@ -225,6 +229,7 @@ def test_garbage_collection_beside_pulls_loses_nothing_and_leaves_nothing(
         print(f"{len(beside.runs)} runs beside pulls, which deleted {deleted}; {len(beside.orphans)} orphans, "
               f"{len(beside.images)} images")
         assert not [digest for digest in beside.orphans if first.store.holds(digest)]
+        assert first.store.holds_all(beside.pushed) and bool(beside.pushed) == bool(pushes)
         proxy.refuse()
         for image in beside.images:
             assert first.store.holds_all(image.blobs)
