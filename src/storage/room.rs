@@ -60,6 +60,9 @@ pub struct RoomLimits {
     pub min_free_bytes: Option<u64>,
 }
 
+/// A claim was not granted.
+struct NoRoom;
+
 /// The room of one store; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Room {
@@ -205,7 +208,7 @@ impl Room {
     }
 
     /// Claims `bytes` more, evicting for them. Blocks.
-    fn claim(&self, bytes: u64) -> Result<(), StorageError> {
+    fn claim(&self, bytes: u64) -> Result<(), NoRoom> {
         if self.try_claim(bytes, self.shared.headroom_bytes) == Claim::Granted {
             return Ok(());
         }
@@ -215,16 +218,16 @@ impl Room {
         loop {
             let by_bytes = match self.try_claim(bytes, self.shared.headroom_bytes) {
                 Claim::Granted => return Ok(()),
-                Claim::Never | Claim::NeverFree => return Err(self.refuse()),
+                Claim::Never | Claim::NeverFree => return Err(NoRoom),
                 Claim::OverCap { by_bytes } => by_bytes,
-                Claim::BelowFloor { .. } if floor_rounds == FLOOR_ROUNDS => return Err(self.refuse()),
+                Claim::BelowFloor { .. } if floor_rounds == FLOOR_ROUNDS => return Err(NoRoom),
                 Claim::BelowFloor { by_bytes } => {
                     floor_rounds += 1;
                     by_bytes
                 }
             };
             if self.evict(by_bytes) == 0 {
-                return Err(self.refuse());
+                return Err(NoRoom);
             }
             self.ask_for_space();
         }
@@ -365,6 +368,7 @@ impl Room {
             kept_bytes,
             max_bytes = shared.max_bytes,
             "what is not evicted (manifests, records, blobs that the bucket does not have yet) takes all of storage.max_size: no blob is \
+    /// Counts, and tells, that there is no room.
              kept. Raise storage.max_size, or see whether the bucket takes uploads"
         );
     }

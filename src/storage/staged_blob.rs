@@ -66,7 +66,9 @@ impl StagedBlob {
     /// [`StorageError::NoSpace`], or the system's answer.
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StorageError> {
         self.room.cover(offset.saturating_add(bytes.len() as u64))?;
-        self.disk.write_at(&self.file, bytes, offset).map_err(|error| StorageError::file("write", &self.path, error))
+        self.disk.write_at(&self.file, bytes, offset).map_err(|error| StorageError::file("write", &self.path, error))?;
+        self.room.is_written(bytes.len() as u64);
+        Ok(())
     }
 
     /// Makes the blob visible under `digest`, which the caller has verified: data first, then the
@@ -99,8 +101,15 @@ impl StagedBlob {
             StorageError::file("sync", parent, error)
         })?;
         let after = Footprint::of(&to, self.layout.root());
-        self.room.commit(digest, file_disk_bytes(&self.file), after.directories_since(&before), is_manifest);
+        self.room.commit(digest, self.disk_bytes(), after.directories_since(&before), is_manifest);
         Ok(())
+    }
+
+    /// What the file takes. Some file systems (ZFS) tell only seconds later how many blocks a file has, so those that
+    /// its bytes need count at least.
+    fn disk_bytes(&self) -> u64 {
+        let length_bytes = self.file.metadata().map_or(0, |metadata| metadata.len());
+        file_disk_bytes(&self.file).max(self.room.in_blocks(length_bytes))
     }
 
     /// A new directory is itself an entry that must be on the medium.

@@ -6,6 +6,7 @@ mod guard;
 mod kinds;
 mod leftovers;
 mod listing;
+mod odd_disks;
 mod power_loss;
 mod room;
 mod slow_line;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::Room;
+use super::{NoRoom, Room};
 use crate::oci::Digest;
 use crate::storage::StorageError;
 
@@ -30,6 +30,10 @@ impl Reservation {
 
     /// Makes it enough for a file of `length_bytes`. Blocks while others are evicted for it.
     pub(in crate::storage) fn grow_to(&self, length_bytes: u64) -> Result<(), StorageError> {
+        self.try_grow_to(length_bytes).map_err(|NoRoom| self.room.refuse())
+    }
+
+    fn try_grow_to(&self, length_bytes: u64) -> Result<(), NoRoom> {
         if length_bytes <= self.length_bytes.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -47,7 +51,22 @@ impl Reservation {
         if end <= self.length_bytes.load(Ordering::Acquire) {
             return Ok(());
         }
-        self.grow_to(end.saturating_add(STEP_BYTES)).or_else(|_| self.grow_to(end))
+        self.try_grow_to(end.saturating_add(STEP_BYTES)).or_else(|NoRoom| self.grow_to(end))
+    }
+
+    /// Bytes were written into what was not allocated before: the file system has taken them from its free space.
+    pub(in crate::storage) fn is_written(&self, bytes: u64) {
+        if self.promised_bytes.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let less = |promised_bytes: u64| Some(promised_bytes.saturating_sub(bytes));
+        let promised_bytes = self.promised_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, less).unwrap_or_default();
+        self.room.books().is_allocated(promised_bytes.min(bytes), 0);
+    }
+
+    /// What a file of so many bytes takes at least.
+    pub(in crate::storage) fn in_blocks(&self, length_bytes: u64) -> u64 {
+        self.room.in_blocks(length_bytes, 0)
     }
 
     /// The file system has allocated what was reserved: the file has `disk_bytes`.
