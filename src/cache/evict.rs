@@ -60,7 +60,7 @@ impl Cache {
             let room = room.clone();
             move || standing(&room)
         });
-        let stopping = self.tasks.stopping();
+        let (stopping, keeps_on_disk) = (self.tasks.stopping(), self.store.keeps_on_disk);
         self.tasks.spawn_to_end("room", {
             let (room, stopping) = (room.clone(), stopping.clone());
             async move {
@@ -70,6 +70,10 @@ impl Cache {
         });
         self.tasks.spawn_to_end("room", async move {
             on_thread(&room, Room::walk).await;
+            if !keeps_on_disk {
+                // What an earlier run kept, which had a tier.
+                on_thread(&room, Room::clear).await;
+            }
             let ticks = |every| {
                 let mut ticks = interval_at(Instant::now() + every, every);
                 ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -293,6 +293,12 @@ impl Room {
         turn
     }
 
+    /// Evicts all that may go. Blocks.
+    pub fn clear(&self) {
+        let _turn = self.turn_to_evict();
+        self.evict(u64::MAX);
+    }
+
     fn is_tight(&self) -> bool {
         self.books().used_bytes() > self.shared.max_bytes - self.shared.headroom_bytes
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 
-use super::{MIB, fake_with_image, key, pull, replica, replica_by, stored};
+use super::{MIB, fake_with_image, key, pull, replica, replica_by, replica_in, stored};
 use crate::fake_bucket::{FakeBucket, Fault};
 use crate::fake_upstream::{FakeUpstream, pseudo_random};
 use crate::faulty_disk::{FaultyDisk, Operation};
@@ -68,6 +68,21 @@ async fn without_a_tier_nothing_stays_on_disk() {
         assert_eq!((server.stored_blobs().len(), server.staged()), (0, 0));
     }
     assert_eq!(fake.blob_bytes_sent(&image.layers[0]), 20 * MIB as u64, "the second pull came from the bucket");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_tier_held_goes_when_there_is_to_be_none() {
+    let (fake, image, _) = fake_with_image(5, MIB).await;
+    let bucket = FakeBucket::start().await;
+    let with_tier = replica(&fake, &bucket, "", "").await;
+    pull(&with_tier, &image).await;
+    stored(&bucket, &image).await;
+    let pending = with_tier.directory.path().join("headpond-data/pending");
+    super::eventually("nothing waits for the bucket", || std::fs::read_dir(&pending).unwrap().count() == 0).await;
+    assert!(!with_tier.stored_blobs().is_empty());
+    let without = replica_in(&fake, &bucket, ", max_size: 0", "", with_tier.stop().await).await;
+    super::eventually("nothing is on disk", || without.stored_blobs().is_empty()).await;
+    pull(&without, &image).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
