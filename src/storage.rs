@@ -14,6 +14,7 @@ mod error;
 mod examine;
 mod footprint;
 mod gc_marks;
+mod hosted_blobs;
 mod index;
 mod inventory;
 mod layout;
@@ -138,7 +139,9 @@ impl Store {
         };
         let blobs = BlobFiles::new(layout.clone(), parts.disk, room);
         let keeps_on_disk = parts.keeps_on_disk || bucket.is_none();
-        PendingUploads::new(&layout, blobs.room().clone()).hold_all();
+        if bucket.is_some() {
+            PendingUploads::new(&layout, blobs.room().clone()).hold_all();
+        }
         Ok(Self { blobs, bucket, records, keeps_on_disk, layout, _lock: lock })
     }
 

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{BlobLinkRecord, Conflict, Expected, Inventory, RecordKey, Records, StorageError, Store, Version};
+use super::{BlobLinkRecord, Conflict, Expected, Inventory, RecordKey, Records, StorageError, Store, Version, blocking};
 use crate::clock::{Clock, unix_seconds};
 use crate::oci::{Digest, RepositoryName};
 
@@ -118,6 +118,7 @@ impl GcMarks {
     /// # Errors
     /// When the store cannot say; then nothing is promised.
     pub async fn keep(&self, digest: &Digest) -> Result<Presence, StorageError> {
+        self.keep_on_disk(digest).await?;
         let key = RecordKey::gc_mark(digest);
         for _ in 0..ATTEMPTS {
             match self.records.read_versioned(&key).await? {
@@ -135,6 +136,17 @@ impl GcMarks {
             }
         }
         Err(StorageError::Corrupt { key: key.to_string(), detail: "it changes all the time".to_owned() })
+    }
+
+    /// Where the disk is all there is, what is referred to is not evicted.
+    async fn keep_on_disk(&self, digest: &Digest) -> Result<(), StorageError> {
+        let Inventory::Disk(blobs) = &self.place else { return Ok(()) };
+        let (room, digest) = (blobs.room().clone(), *digest);
+        blocking(move || {
+            room.keep_hosted(&digest);
+            Ok(())
+        })
+        .await
     }
 
     /// Waits for a condemned blob to be deleted: only then may its bytes be written. One that

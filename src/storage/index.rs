@@ -24,6 +24,8 @@ const MAX_MANIFEST_BYTES: u64 = crate::oci::manifest::ManifestSummary::MAX_BYTES
 const SAMPLED: usize = 64;
 /// So many blobs may be used before the walk has seen them; more keep the time of their file.
 const MAX_USED_EARLY: usize = 100_000;
+/// So many blobs may be on their way in that are to stay. More stay once their push looks for them.
+const MAX_AWAITED: usize = 100_000;
 /// `st_blocks` counts these.
 const SECTOR_BYTES: u64 = 512;
 /// First half of a sha512, or all of a sha256.
@@ -61,6 +63,8 @@ pub(super) struct Index {
     used_early: HashMap<Digest, u64>,
     /// Kept by somebody, whether they are there yet or not.
     held: HashSet<Digest>,
+    /// To be pinned when they come.
+    awaited: HashSet<Digest>,
 }
 
 impl Index {
@@ -82,7 +86,7 @@ impl Index {
     /// Adds a blob that was just committed, as the most recently used one.
     pub(super) fn insert(&mut self, digest: &Digest, disk_bytes: u64, now_ms: u64) {
         let slot = self.slot_of(digest);
-        let is_pinned = self.slots.list(slot) == List::Pinned || self.held.contains(digest);
+        let is_pinned = self.slots.list(slot) == List::Pinned || self.is_to_stay(digest);
         self.forget_bytes(slot);
         self.slots.unlink(slot);
         if let Some(it) = self.slots.get_mut(slot) {
@@ -125,7 +129,14 @@ impl Index {
         true
     }
 
-    /// Keeps a blob that is there, or comes, from being evicted.
+    /// Keeps a blob that is there, or is about to come, from being evicted for as long as it is there.
+    pub(super) fn keep(&mut self, digest: &Digest) {
+        if !self.pin(digest) && self.awaited.len() < MAX_AWAITED {
+            self.awaited.insert(*digest);
+        }
+    }
+
+    /// Keeps a blob that is there, or comes, from being evicted until it is released.
     pub(super) fn hold(&mut self, digest: &Digest) {
         self.held.insert(*digest);
         self.pin(digest);
@@ -188,14 +199,14 @@ impl Index {
             return None;
         }
         let used_early = self.used_early.remove(digest);
-        let is_held = self.held.contains(digest);
+        let is_to_stay = self.is_to_stay(digest);
         let slot = self.slot_of(digest);
         let it = self.slots.get_mut(slot)?;
         it.sectors = sectors(disk_bytes);
         it.used_ms = used_early.unwrap_or(modified_ms);
         it.noted_seconds = seconds(modified_ms);
         let list = match length_bytes {
-            _ if is_held => List::Pinned,
+            _ if is_to_stay => List::Pinned,
             0..=MAX_MANIFEST_BYTES => List::Unsure,
             _ => List::Walked,
         };
@@ -223,6 +234,11 @@ impl Index {
     pub(super) fn walk_is_over(&mut self) {
         self.walk_is_over = true;
         self.used_early = HashMap::new();
+    }
+
+    /// Whether a blob that comes in is pinned.
+    fn is_to_stay(&mut self, digest: &Digest) -> bool {
+        self.awaited.remove(digest) || self.held.contains(digest)
     }
 
     fn take(&mut self, slot: u32) -> Option<Taken> {

@@ -29,6 +29,8 @@ use crate::oci::{Algorithm, Digest, RepositoryName, Tag};
 
 /// Where the records of a repository's manifests are, by algorithm.
 pub(super) const MANIFESTS: &str = "_manifests";
+/// Where a repository's links to blobs are, by algorithm.
+const LINKS: &str = "_blobs";
 /// Longest flat repository name that is kept as it is; longer ones end in their hash, because a
 /// file name holds 255 bytes and `object_store` appends to it while it writes.
 const MAX_FLAT_NAME_BYTES: usize = 200;
@@ -56,7 +58,7 @@ impl Layout {
 
     /// Creates the directories that must exist before anything is stored.
     pub(super) fn create(&self) -> Result<(), StorageError> {
-        for directory in [self.staging(), self.pending(), self.root.join("blobs"), self.images(), self.root.join("repositories")] {
+        for directory in [self.staging(), self.pending(), self.root.join("blobs"), self.images(), self.repositories()] {
             fs::create_dir_all(&directory).map_err(|error| StorageError::file("create", &directory, error))?;
         }
         Ok(())
@@ -95,11 +97,26 @@ impl Layout {
     /// The trees that hold records.
     #[must_use]
     pub fn record_trees(&self) -> [PathBuf; 4] {
-        [self.images(), self.root.join("repositories"), self.root.join("sources"), self.root.join("gc")]
+        [self.images(), self.repositories(), self.root.join("sources"), self.root.join("gc")]
     }
 
     fn images(&self) -> PathBuf {
         self.root.join("images")
+    }
+
+    /// Where the repositories' own records are.
+    pub(super) fn repositories(&self) -> PathBuf {
+        self.root.join("repositories")
+    }
+
+    /// Where a repository's links to blobs of an algorithm are.
+    pub(super) fn links(&self, name: &RepositoryName, algorithm: Algorithm) -> PathBuf {
+        self.images().join(name.as_str()).join(LINKS).join(algorithm.as_str())
+    }
+
+    /// Where the records of a repository's manifests are.
+    pub(super) fn manifests(&self, name: &RepositoryName, algorithm: Algorithm) -> PathBuf {
+        self.images().join(name.as_str()).join(MANIFESTS).join(algorithm.as_str())
     }
 
     /// A new staged file.
@@ -276,7 +293,7 @@ pub(super) fn pulled(name: &RepositoryName, digest: &Digest) -> Key {
 
 /// Key of a repository's link to a blob.
 pub(super) fn blob_link(name: &RepositoryName, digest: &Digest) -> Key {
-    image(name, &["_blobs", digest.algorithm().as_str(), &digest.hex()])
+    image(name, &[LINKS, digest.algorithm().as_str(), &digest.hex()])
 }
 
 /// Key of a source's word that it has a blob. `source` is a file-name-safe identifier.
@@ -286,7 +303,7 @@ pub(super) fn source_blob(source: &str, digest: &Digest) -> Key {
 }
 
 /// The kinds of record below a repository.
-pub(super) const IMAGE_KINDS: [&str; 5] = ["_blobs", "_manifests", "_pulled", "_tags", "_validated"];
+pub(super) const IMAGE_KINDS: [&str; 5] = [LINKS, MANIFESTS, "_pulled", "_tags", "_validated"];
 
 /// Prefix of a repository's records of one kind.
 pub(super) fn image_kind(name: &RepositoryName, kind: &str) -> Key {

@@ -1,9 +1,9 @@
 //! Room on the disk: what is used of it, who may use more, and what has to go for that.
 //!
 //! What counts is what `du` shows: the blocks of blobs, staged files, records and directories. Blobs
-//! go, least recently used first; manifests and records stay. Nothing that is written is written
-//! before its room is reserved, so the sum holds at every moment. Whoever has a blob open reads on
-//! when it is evicted.
+//! go, least recently used first; manifests and records stay, and so does what was pushed. Nothing is
+//! written before its room is reserved, so the sum holds at every moment. Whoever has a blob open reads
+//! on when it is evicted.
 
 mod books;
 mod reservation;
@@ -74,7 +74,8 @@ struct Shared {
     layout: Layout,
     disk: Arc<dyn Disk>,
     clock: Clock,
-    keeps_manifests: bool,
+    /// There is no bucket behind: what was pushed is nowhere else, and manifests stay for the sake of their layers.
+    is_all_there_is: bool,
     max_bytes: u64,
     headroom_bytes: u64,
     min_free_bytes: u64,
@@ -97,8 +98,8 @@ struct Shared {
 
 impl Room {
     /// The room of the store at `layout`. Until [`Room::walk`] is over it is taken to be full.
-    /// With `keeps_manifests`, those are never evicted.
-    pub(super) fn new(layout: Layout, disk: Arc<dyn Disk>, clock: Clock, limits: RoomLimits, keeps_manifests: bool) -> Self {
+    /// Where it `is_all_there_is`, manifests and pushed blobs are never evicted.
+    pub(super) fn new(layout: Layout, disk: Arc<dyn Disk>, clock: Clock, limits: RoomLimits, is_all_there_is: bool) -> Self {
         // A file system that does not tell has no floor.
         let space = disk.space(layout.root()).unwrap_or(Space { total_bytes: 0, free_bytes: u64::MAX, block_bytes: 4096 });
         let min_free_bytes = limits.min_free_bytes.unwrap_or_else(|| (space.total_bytes / DEFAULT_FREE_PART).min(DEFAULT_FREE_BYTES));
@@ -109,7 +110,7 @@ impl Room {
             layout,
             disk,
             clock,
-            keeps_manifests,
+            is_all_there_is,
             max_bytes,
             headroom_bytes,
             min_free_bytes,
@@ -136,9 +137,16 @@ impl Room {
 
     /// Keeps a manifest that came in as a blob from being evicted, where that is not in a bucket.
     pub(super) fn keep_manifest(&self, digest: &Digest) {
-        if self.shared.keeps_manifests {
+        if self.shared.is_all_there_is {
             self.books().index.pin(digest);
         }
+    }
+
+    /// Keeps a pushed blob that is there, or is about to come, from being evicted. Blocks while others are.
+    pub(super) fn keep_hosted(&self, digest: &Digest) {
+        // What is on its way out is on disk, too.
+        let _turn = self.turn_to_evict();
+        self.books().index.keep(digest);
     }
 
     /// Keeps a blob that is there, or is about to come, from being evicted until it is released.
@@ -285,18 +293,18 @@ impl Room {
         }
     }
 
+    /// Evicts all that may go. Blocks.
+    pub fn clear(&self) {
+        let _turn = self.turn_to_evict();
+        self.evict(u64::MAX);
+    }
+
     /// Waits for the turn to evict; whoever has it hurries meanwhile.
     fn turn_to_evict(&self) -> MutexGuard<'_, ()> {
         self.shared.waiting_to_evict.fetch_add(1, Ordering::Relaxed);
         let turn = self.shared.evicting.lock().unwrap_or_else(PoisonError::into_inner);
         self.shared.waiting_to_evict.fetch_sub(1, Ordering::Relaxed);
         turn
-    }
-
-    /// Evicts all that may go. Blocks.
-    pub fn clear(&self) {
-        let _turn = self.turn_to_evict();
-        self.evict(u64::MAX);
     }
 
     fn is_tight(&self) -> bool {
@@ -360,6 +368,7 @@ impl Room {
         let _ = self.shared.walked.wait_timeout_while(books, WALK_WAIT, is_walking);
     }
 
+    /// Counts, and tells, that there is no room.
     fn refuse(&self) -> StorageError {
         self.shared.refused.fetch_add(1, Ordering::Relaxed);
         self.complain();
@@ -373,8 +382,7 @@ impl Room {
         tracing::error!(
             kept_bytes,
             max_bytes = shared.max_bytes,
-            "what is not evicted (manifests, records, blobs that the bucket does not have yet) takes all of storage.max_size: no blob is \
-    /// Counts, and tells, that there is no room.
+            "what is not evicted (manifests, records, pushed blobs, blobs that the bucket does not have yet) takes all of storage.max_size: no blob is \
              kept. Raise storage.max_size, or see whether the bucket takes uploads"
         );
     }
@@ -428,6 +436,10 @@ impl Room {
 
     pub(super) fn layout(&self) -> &Layout {
         &self.shared.layout
+    }
+
+    pub(super) fn is_all_there_is(&self) -> bool {
+        self.shared.is_all_there_is
     }
 
     fn now_ms(&self) -> u64 {

@@ -3,7 +3,8 @@
 //! Runs behind the started server, on a blocking thread. What is committed, used or evicted meanwhile
 //! is in the index before the walk comes to it, or is found by it; either way it is there once.
 //! Blobs come first, so that something can be evicted soon; then the records, which say which of the
-//! blobs are manifests and stay.
+//! blobs are manifests and stay. Which repositories are hosted is read before everything else: only where there are
+//! none may a blob go before all has been seen.
 
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::fs::{self, DirEntry, Metadata};
@@ -12,6 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::footprint::disk_bytes;
+use super::hosted_blobs::HostedRepositories;
 use super::index::{Taken, Waiting};
 use super::room::{Room, Seen};
 use crate::clock::unix_milliseconds;
@@ -28,8 +30,13 @@ const MAX_UNKNOWN: usize = 100_000;
 impl Room {
     /// Walks the disk once: after that it is known what is used, and in which order. Blocks.
     pub fn walk(&self) {
+        let hosted = self.hosted_repositories();
+        if hosted.is_empty() {
+            self.books().hosted_is_known();
+        }
         let mut first = FirstWalk { room: self, seen: Vec::with_capacity(BATCH), waiting: Vec::new() };
         let other_bytes = walk_store(self, &mut first);
+        self.keep_all(&hosted);
         let (mut newest_first, mut count) = (NewestFirst::of(first.waiting), 0);
         loop {
             let some: Vec<Waiting> = newest_first.by_ref().take(BATCH).collect();
@@ -60,13 +67,33 @@ impl Room {
             return;
         }
         self.books().recounted_other(counted_bytes, before_bytes);
-        let Recount { unknown, manifests, .. } = recount;
+        let Recount { unknown, manifests: mut staying, .. } = recount;
         if !unknown.is_empty() {
+            self.hosted_repositories().each_blob(self.layout(), |digest| {
+                if unknown.contains_key(digest) {
+                    staying.insert(*digest);
+                }
+            });
             tracing::warn!(blobs = unknown.len(), "blobs are on disk that were not counted; they are from now on");
             let mut unknown: Vec<Taken> = unknown.into_values().collect();
             unknown.sort_unstable_by_key(|blob| std::cmp::Reverse(blob.used_ms));
-            self.take_in(&unknown, &manifests);
+            self.take_in(&unknown, &staying);
         }
+    }
+
+    /// Keeps the blobs of hosted repositories, all of which the walk has seen.
+    fn keep_all(&self, hosted: &HostedRepositories) {
+        hosted.each_blob(self.layout(), |digest| {
+            self.books().index.pin(digest);
+        });
+        if !self.is_stopping() {
+            self.books().hosted_is_known();
+        }
+    }
+
+    /// Those whose blobs are nowhere else.
+    fn hosted_repositories(&self) -> HostedRepositories {
+        if self.is_all_there_is() { HostedRepositories::of(self.layout(), || self.is_stopping()) } else { HostedRepositories::default() }
     }
 }
 
@@ -141,7 +168,7 @@ impl Finder for FirstWalk<'_> {
     }
 
     fn manifest(&mut self, digest: &Digest) {
-        self.room.books().index.pin(digest);
+        self.room.keep_manifest(digest);
     }
 }
 
@@ -173,7 +200,7 @@ impl Finder for Recount<'_> {
     fn other(&mut self, _: u64) {}
 
     fn manifest(&mut self, digest: &Digest) {
-        if self.unknown.contains_key(digest) {
+        if self.room.is_all_there_is() && self.unknown.contains_key(digest) {
             self.manifests.insert(*digest);
         }
     }

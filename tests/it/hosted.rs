@@ -161,7 +161,11 @@ impl<'a> HostedRepository<'a> {
     async fn put_blob(&self, digest: &Digest, bytes: &Bytes) {
         match &self.store.bucket {
             Some(bucket) => bucket.put(digest, bytes.clone()).await.unwrap(),
-            None => self.store.blobs.put(digest, bytes).unwrap(),
+            None => {
+                let staged = self.store.blobs.stage(Some(bytes.len() as u64)).unwrap();
+                staged.write_at(bytes, 0).unwrap();
+                staged.commit(digest).unwrap();
+            }
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
 
 use headpond::storage::{Disk, LocalDisk, Space};
 use tempfile::TempDir;
@@ -20,6 +20,8 @@ pub(crate) struct SmallDisk {
     pub(crate) others_bytes: AtomicU64,
     /// How often it was asked for its space.
     pub(crate) asked: AtomicU64,
+    /// No file is removed while somebody has this for writing.
+    pub(crate) removals: RwLock<()>,
 }
 
 impl Disk for SmallDisk {
@@ -52,6 +54,7 @@ impl Disk for SmallDisk {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        let _turn = self.removals.read().unwrap();
         LocalDisk.remove(path)
     }
 
@@ -65,6 +68,6 @@ impl Disk for SmallDisk {
 impl SmallDisk {
     pub(crate) fn of(directory: &TempDir, total_bytes: u64) -> Arc<Self> {
         let store = directory.path().to_owned();
-        Arc::new(Self { store, total_bytes, others_bytes: AtomicU64::new(0), asked: AtomicU64::new(0) })
+        Arc::new(Self { store, total_bytes, others_bytes: AtomicU64::new(0), asked: AtomicU64::new(0), removals: RwLock::default() })
     }
 }

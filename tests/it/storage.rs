@@ -3,6 +3,7 @@
 mod blob_files;
 pub(crate) mod contract;
 mod guard;
+mod hosted_room;
 mod kinds;
 mod leftovers;
 mod listing;

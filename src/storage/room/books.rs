@@ -11,7 +11,8 @@ pub struct RoomNumbers {
     pub used_bytes: u64,
     /// Most there may be; `u64::MAX` is as many as there are.
     pub max_bytes: u64,
-    /// Of `used_bytes`, what is not evicted: manifests, records, directories, blobs that the bucket does not have yet.
+    /// Of `used_bytes`, what is not evicted: manifests, records, directories, pushed blobs, and in front of a bucket
+    /// those that it does not have yet.
     pub kept_bytes: u64,
     /// Free on the file system.
     pub free_bytes: u64,
@@ -66,6 +67,8 @@ pub(in crate::storage) struct Books {
     /// What may be there that the first walk has not seen yet.
     unknown_bytes: u64,
     is_walking: bool,
+    /// Which blobs were pushed is known: as long as it is not, none goes.
+    knows_hosted: bool,
     /// Free on the file system when it was last asked, less what was claimed since.
     free_bytes: u64,
     space_asked_ms: Option<u64>,
@@ -83,6 +86,7 @@ impl Books {
             leaving_bytes: 0,
             unknown_bytes,
             is_walking: true,
+            knows_hosted: false,
             free_bytes: u64::MAX,
             space_asked_ms: None,
             complained_ms: None,
@@ -175,6 +179,9 @@ impl Books {
 
     /// The least recently used blobs: as many as have `wanted_bytes`, at most `count`.
     pub(super) fn take_oldest(&mut self, wanted_bytes: u64, count: usize) -> Vec<Taken> {
+        if !self.knows_hosted {
+            return Vec::new();
+        }
         let mut taken = Vec::with_capacity(count);
         let mut taken_bytes = 0;
         while taken_bytes < wanted_bytes && taken.len() < count {
@@ -230,6 +237,11 @@ impl Books {
         self.is_walking
     }
 
+    /// All pushed blobs that are on disk are pinned, or there are none.
+    pub(in crate::storage) const fn hosted_is_known(&mut self) {
+        self.knows_hosted = true;
+    }
+
     /// The walk found blobs.
     pub(in crate::storage) fn saw(&mut self, blobs: &[Seen], waiting: &mut Vec<Waiting>) {
         for blob in blobs {
@@ -261,5 +273,19 @@ impl Books {
         self.unknown_bytes = 0;
         self.is_walking = false;
         self.index.walk_is_over();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_taken_out_before_it_is_known_what_was_pushed() {
+        let mut books = Books::new(0);
+        books.index.insert(&Digest::of(b"a"), 4096, 1);
+        assert_eq!(books.take_oldest(1, 8), []);
+        books.hosted_is_known();
+        assert_eq!(books.take_oldest(1, 8).len(), 1);
     }
 }

@@ -84,7 +84,7 @@ impl Reservation {
         let mut books = self.room.books();
         self.empty(&mut books);
         books.index.insert(digest, disk_bytes, now_ms);
-        if is_manifest && self.room.shared.keeps_manifests {
+        if is_manifest && self.room.is_all_there_is() {
             books.index.pin(digest);
         }
         books.other_changed(directory_bytes, 0);

@@ -7,29 +7,31 @@ use std::time::Duration;
 
 use headpond::clock::Clock;
 use headpond::oci::{Digest, DigestHasher, RepositoryName};
-use headpond::storage::{BlobLinkRecord, Disk, ManifestRecord, RecordKey, RoomLimits, StorageError, Store, StoreParts};
+use headpond::storage::{BlobLinkRecord, BucketClient, Disk, ManifestRecord, RecordKey, RoomLimits, StorageError, Store, StoreParts};
+use object_store::memory::InMemory;
 use tempfile::TempDir;
 
+use super::contract::{limits, metrics};
 use crate::du::du;
 use crate::fake_upstream::pseudo_random;
 use crate::faulty_disk::{FaultyDisk, Operation};
 use crate::small_disk::SmallDisk;
 
 const KIB: u64 = 1024;
-const MIB: u64 = 1024 * KIB;
+pub(super) const MIB: u64 = 1024 * KIB;
 
 fn name(text: &str) -> RepositoryName {
     RepositoryName::parse(text).unwrap()
 }
 
-fn parts(directory: &TempDir, max_bytes: Option<u64>, clock: &Clock) -> StoreParts {
+pub(super) fn parts(directory: &TempDir, max_bytes: Option<u64>, clock: &Clock) -> StoreParts {
     let room = RoomLimits { max_bytes, min_free_bytes: Some(0) };
     let disk = SmallDisk::of(directory, 1 << 40);
     StoreParts { room, disk, clock: clock.clone(), ..StoreParts::directory(directory.path()) }
 }
 
 /// A store with a cap, walked.
-fn capped(max_bytes: u64) -> (TempDir, Clock, Store) {
+pub(super) fn capped(max_bytes: u64) -> (TempDir, Clock, Store) {
     let (directory, clock) = (TempDir::new().unwrap(), Clock::system());
     let store = Store::open(parts(&directory, Some(max_bytes), &clock)).unwrap();
     store.blobs.room().walk();
@@ -37,7 +39,7 @@ fn capped(max_bytes: u64) -> (TempDir, Clock, Store) {
 }
 
 /// Brings in a layer of this length, different for each seed.
-fn fill(store: &Store, seed: u64, length: u64) -> Result<Digest, StorageError> {
+pub(super) fn fill(store: &Store, seed: u64, length: u64) -> Result<Digest, StorageError> {
     let bytes = pseudo_random(seed, length as usize);
     let staged = store.blobs.stage(None)?;
     staged.reserve(length)?;
@@ -46,13 +48,13 @@ fn fill(store: &Store, seed: u64, length: u64) -> Result<Digest, StorageError> {
     staged.commit(&digest).map(|()| digest)
 }
 
-fn fill_all(store: &Store, seeds: std::ops::Range<u64>, length: u64) {
+pub(super) fn fill_all(store: &Store, seeds: std::ops::Range<u64>, length: u64) {
     for seed in seeds {
         fill(store, seed, length).unwrap();
     }
 }
 
-fn is_here(store: &Store, digest: &Digest) -> bool {
+pub(super) fn is_here(store: &Store, digest: &Digest) -> bool {
     store.blobs.open_unused(digest).unwrap().is_some()
 }
 
@@ -126,20 +128,30 @@ fn what_is_counted_is_what_is_on_disk() {
 #[test]
 fn what_the_bucket_lost_may_go_and_what_it_never_had_stays_after_a_restart_too() {
     for is_restarted in [false, true] {
-        let (directory, clock, store) = capped(8 * MIB);
+        let (directory, objects) = (TempDir::new().unwrap(), Arc::new(InMemory::new()));
+        let open = |has_bucket: bool| {
+            let bucket = has_bucket.then(|| BucketClient::over(objects.clone(), limits(), metrics()));
+            let store = Store::open(StoreParts { bucket, ..parts(&directory, Some(8 * MIB), &Clock::system()) }).unwrap();
+            store.blobs.room().walk();
+            store
+        };
+        let store = open(true);
         let [new, lost] = [1, 2].map(|seed| fill(&store, seed, MIB).unwrap());
         store.pending_uploads().add(&new, false).unwrap();
         store.pending_uploads().add_lost(&lost).unwrap();
         let store = if is_restarted {
             drop(store);
-            let store = Store::open(parts(&directory, Some(8 * MIB), &clock)).unwrap();
-            store.blobs.room().walk();
-            store
+            open(true)
         } else {
             store
         };
         fill_all(&store, 10..30, MIB);
         assert_eq!((is_here(&store, &new), is_here(&store, &lost)), (true, false), "restarted: {is_restarted}");
+        // Nobody would ever send it to a bucket that is not there any more.
+        drop(store);
+        let store = open(false);
+        fill_all(&store, 40..60, MIB);
+        assert!(!is_here(&store, &new));
     }
 }
 
