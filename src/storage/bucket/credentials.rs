@@ -95,7 +95,7 @@ impl ChainCredentials {
 
     /// Credentials of `provider`.
     #[cfg(test)]
-    fn of(provider: impl ProvideCredentials + 'static) -> Self {
+    pub(super) fn of(provider: impl ProvideCredentials + 'static) -> Self {
         let chain = OnceCell::new_with(Some(SharedCredentialsProvider::new(provider)));
         Self { chain, ..Self::of_the_sdk("") }
     }

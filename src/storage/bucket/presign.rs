@@ -47,3 +47,45 @@ impl fmt::Debug for Presigner {
         f.debug_struct("Presigner").field("credentials", &self.credentials).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use object_store::aws::AmazonS3Builder;
+
+    use super::super::credentials::ChainCredentials;
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(60 * 60);
+
+    /// One whose credentials end after so long, if they do.
+    fn presigner(credentials_last: Option<Duration>) -> Presigner {
+        let expires_at = credentials_last.map(|last| SystemTime::now() + last);
+        let found = aws_credential_types::Credentials::new("key", "secret", Some("token".to_owned()), expires_at, "test");
+        let credentials = Credentials::Chain(Arc::new(ChainCredentials::of(found)));
+        let builder = AmazonS3Builder::new().with_bucket_name("cache").with_region("us-east-1");
+        let signer = builder.with_credentials(credentials.provider()).build().unwrap();
+        Presigner::new(Arc::new(signer), Key::from("prod"), credentials)
+    }
+
+    /// Seconds for which a URL holds that is wanted for so long.
+    async fn life(credentials_last: Option<Duration>, expires_in: Duration) -> Result<u64> {
+        let url = presigner(credentials_last).url(&Key::from("blobs/x"), expires_in).await?;
+        assert!(url.contains("/prod/blobs/x?"), "{url}");
+        let (_, seconds) = url.split_once("X-Amz-Expires=").unwrap();
+        Ok(seconds.split('&').next().unwrap().parse().unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_url_holds_for_as_long_as_is_wanted_and_no_longer_than_the_credentials() {
+        assert_eq!(life(None, HOUR).await.unwrap(), 3600);
+        assert_eq!(life(Some(2 * HOUR), HOUR).await.unwrap(), 3600);
+        let of_a_minute = life(Some(Duration::from_secs(60)), HOUR).await.unwrap();
+        assert!((MIN_LIFE.as_secs()..=60).contains(&of_a_minute), "{of_a_minute}");
+    }
+
+    #[tokio::test]
+    async fn credentials_that_are_about_to_end_sign_nothing() {
+        let error = life(Some(Duration::from_secs(5)), HOUR).await.expect_err("they end in five seconds");
+        assert!(error.to_string().contains("end too soon"), "{error}");
+    }
+}
