@@ -188,7 +188,9 @@ impl Uploads {
     /// Sends a blob, as far as it is there, and makes it visible once it is complete.
     async fn upload(&self, digest: Digest, mut supply: Supply, replaces: bool) -> Result<(), UploadError> {
         let memory = self.shared.parts.for_upload();
-        let part_bytes = self.part_bytes(supply.ready(1).await.map(|_| supply.total_bytes())?);
+        let limits = &self.shared.limits;
+        let longest = supply.ready(1).await.map(|_| supply.total_bytes())?.unwrap_or(limits.max_blob_bytes);
+        let part_bytes = part_bytes(limits.part_bytes, longest);
         let first = supply.ready(part_bytes).await?;
         if first.is_all && first.to <= part_bytes {
             let length = first.to;
@@ -207,11 +209,6 @@ impl Uploads {
                 Err(error)
             }
         }
-    }
-
-    fn part_bytes(&self, total_bytes: Option<u64>) -> u64 {
-        let longest = total_bytes.unwrap_or(self.shared.limits.max_blob_bytes);
-        self.shared.limits.part_bytes.max(longest.div_ceil(MAX_PARTS))
     }
 
     async fn pending(&self) -> Vec<Digest> {
@@ -258,6 +255,11 @@ impl Uploads {
     }
 }
 
+/// Length of the parts of a blob of so many bytes: `least`, or what it takes for no more of them than S3 takes.
+fn part_bytes(least: u64, blob_bytes: u64) -> u64 {
+    least.max(blob_bytes.div_ceil(MAX_PARTS))
+}
+
 async fn send_parts(upload: &mut BucketUpload, supply: &mut Supply, memory: &UploadMemory, part_bytes: u64) -> Result<(), UploadError> {
     let mut parts = JoinSet::new();
     let mut offset = 0;
@@ -283,4 +285,26 @@ async fn send_parts(upload: &mut BucketUpload, supply: &mut Supply, memory: &Upl
         sent??;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// S3 takes no smaller parts than 5 MiB, but for the last one, no larger ones than 5 GiB, and 10,000 of one object.
+    #[test]
+    fn a_blob_of_any_length_fits_into_as_many_parts_as_s3_takes() {
+        for least in [5 * MIB, 8 * MIB] {
+            let at_the_edge = least * 10_000;
+            let gib = 1024 * MIB;
+            for blob_bytes in [0, 1, least, 80 * gib - 1, 80 * gib, 80 * gib + 1, at_the_edge, at_the_edge + 1, 5 * 1024 * gib] {
+                let part_bytes = part_bytes(least, blob_bytes);
+                assert!(part_bytes * 10_000 >= blob_bytes, "{blob_bytes} bytes in parts of {part_bytes}");
+                assert!((5 * MIB..=5 * gib).contains(&part_bytes), "{blob_bytes} bytes in parts of {part_bytes}");
+                assert_eq!(part_bytes > least, blob_bytes > at_the_edge, "{blob_bytes} bytes in parts of {part_bytes}");
+            }
+        }
+    }
 }
