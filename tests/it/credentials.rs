@@ -56,11 +56,11 @@ fn refused(fake: &FakeUpstream) -> usize {
 
 /// What is logged by this thread. Not below `info`: there the AWS SDK writes whole answers, which the real log leaves out.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
     /// Of a test with one thread; ends with the guard.
-    fn begin() -> (Self, DefaultGuard) {
+    pub(crate) fn begin() -> (Self, DefaultGuard) {
         let log = Self::default();
         let writer = log.clone();
         let subscriber =
@@ -69,7 +69,7 @@ impl Log {
         (log, guard)
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
 

@@ -10,4 +10,5 @@ mod listing;
 mod odd_disks;
 mod power_loss;
 mod room;
+mod server;
 mod slow_line;

@@ -82,6 +82,7 @@ macro_rules! facts {
                     every_kind_of_record_reads_as_it_was_written,
                     a_record_that_is_not_there_is_none,
                     a_record_is_written_over_whole,
+                    what_another_process_wrote_is_read_at_once,
                     records_of_one_name_do_not_meet,
                     a_record_that_is_not_of_its_form_is_none,
                     tags_are_listed_sorted_and_of_one_repository,

@@ -13,6 +13,7 @@ use crate::fake_bucket::FakeBucket;
 facts!(memory);
 facts!(disk);
 facts!(s3s_fs);
+facts!(without_conditions);
 
 async fn memory() -> Subject {
     let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
@@ -39,4 +40,13 @@ async fn s3s_fs() -> Subject {
     let clients = [fake.client().await, fake.client().await];
     let subject = Subject::shared(clients, expected).await;
     Subject { unfinished_uploads: Box::new(move || fake.unfinished_uploads()), ..subject }
+}
+
+/// S3 over HTTP that ignores conditional writes: one process has its records for itself all the same.
+async fn without_conditions() -> Subject {
+    let fake = FakeBucket::without_conditions().await;
+    let expected = Expected { preconditions: Preconditions::NONE, is_server: true };
+    let clients = [fake.client().await, fake.client().await];
+    let subject = Subject::shared(clients, expected).await;
+    Subject { unfinished_uploads: Box::new(move || fake.unfinished_uploads()), replica: None, ..subject }
 }

@@ -68,6 +68,20 @@ pub(crate) async fn a_record_is_written_over_whole(subject: Subject) {
     }
 }
 
+/// A tag that was pushed through one replica is there for a client of another one.
+pub(crate) async fn what_another_process_wrote_is_read_at_once(subject: Subject) {
+    let Some(replica) = &subject.replica else { return };
+    let key = RecordKey::tag(&name("team/app"), &tag("1"));
+    assert_eq!(subject.records.read(&key).await.unwrap(), None);
+    for number in 1..4 {
+        replica.write(&key, &tag_record(number)).await.unwrap();
+        assert_eq!(subject.records.read(&key).await.unwrap(), Some(tag_record(number)));
+        assert_eq!(subject.records.list_tags(&name("team/app")).await.unwrap(), [tag("1")]);
+    }
+    replica.delete(&key).await.unwrap();
+    assert_eq!(subject.records.read(&key).await.unwrap(), None);
+}
+
 pub(crate) async fn records_of_one_name_do_not_meet(subject: Subject) {
     let records = subject.records;
     // A tag and its validation, a tag with the name of a directory, names that differ in `/` and case.
