@@ -3,6 +3,7 @@
 mod faults;
 mod fills;
 mod gone;
+mod misses;
 mod redirect;
 mod upkeep;
 
@@ -34,8 +35,18 @@ async fn replica_by(fake: &FakeUpstream, bucket: &FakeBucket, rule: &str, top: &
 }
 
 async fn replica_of(fake: &FakeUpstream, bucket: &FakeBucket, text: &str, storage: &str, directory: tempfile::TempDir) -> Headpond {
-    let text = text.replace("storage: {path: headpond-data}", &format!("storage: {{path: headpond-data, s3: {}{storage}}}", bucket.s3()));
-    Headpond::of(fake, &text, directory, World::default()).await
+    Headpond::of(fake, &over(bucket, text, storage), directory, World::default()).await
+}
+
+/// Like [`replica`], in a world with faults.
+async fn replica_in_world(fake: &FakeUpstream, bucket: &FakeBucket, top: &str, world: World) -> Headpond {
+    let text = over(bucket, &configuration(&fake.url(), "", top), "");
+    Headpond::of(fake, &text, tempfile::tempdir().unwrap(), world).await
+}
+
+/// A configuration with its store over the bucket.
+fn over(bucket: &FakeBucket, text: &str, storage: &str) -> String {
+    text.replace("storage: {path: headpond-data}", &format!("storage: {{path: headpond-data, s3: {}{storage}}}", bucket.s3()))
 }
 
 /// An upstream with an image of one layer.
