@@ -64,6 +64,31 @@ async fn a_store_that_fills_up_during_a_fill_is_left_by_every_client_where_it_st
     assert_eq!(server.staged(), 0);
 }
 
+/// The first byte, the edges of pieces, of what is held back, and of the blob, and some between them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_full_at_whatever_byte_costs_no_client_anything_and_leaves_nothing() {
+    const LENGTH: usize = MIB + 12_345;
+    const PIECE: usize = 64 * 1024;
+    let (fake, digest, content) = fake_with_blob(10, LENGTH).await;
+    let around = |byte: usize| [byte - 1, byte, byte + 1];
+    let edges = [PIECE / 4, PIECE, 2 * PIECE, LENGTH - PIECE].into_iter().flat_map(around);
+    for room_bytes in [0, 1, 300_000, 500_001, 700_000, 1_000_000, LENGTH - 1, LENGTH].into_iter().chain(edges) {
+        let disk = FaultyDisk::full_after(room_bytes);
+        let server = server_on(&fake, &disk, "").await;
+        let read = async |range: &str| Reader::open(&server, &digest, range, &content).await.rest().await;
+        let middle = "bytes=400000-599999";
+        let last = format!("bytes={}-", LENGTH - 1000);
+        let got = tokio::join!(read(""), read("bytes=0-"), read(middle), read(&last));
+        assert_eq!(got, (Ok(LENGTH), Ok(LENGTH), Ok(600_000), Ok(LENGTH)), "room for {room_bytes}");
+        server.wait_for_fills().await;
+        server.wait_for_metric("headpond_bypasses_inflight", 0).await;
+        assert_eq!(server.staged(), 0, "room for {room_bytes}");
+        let is_kept = room_bytes >= LENGTH;
+        assert_eq!((server.stored_blobs().len(), disk.has_failed()), (usize::from(is_kept), true), "room for {room_bytes}");
+        super::assert_store_is_right(&server);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_digest_past_the_store_is_broken_off_too() {
     let (fake, digest, _) = fake_with_blob(3, LENGTH).await;
