@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use crate::fake_bucket::{FakeBucket, Fault as BucketFault};
 use crate::fake_upstream::{FakeUpstream, Image};
 use crate::headpond::{Headpond, configuration};
+use crate::scrub::directory_with_hosted_image;
 
 const TAG: &str = "/v2/up/library/x/manifests/1";
 const MINUTE: Duration = Duration::from_secs(61);
@@ -247,6 +248,29 @@ async fn retirement_that_is_broken_off_at_any_call_leaves_nothing_wrong_and_the_
             return;
         }
     }
+}
+
+/// What was pushed is nowhere else.
+#[tokio::test(flavor = "multi_thread")]
+async fn hosted_repository_that_nobody_pulls_keeps_all_its_records() {
+    let fake = FakeUpstream::start().await;
+    let image = fake.put_image("library/x", "1", &[]);
+    let (directory, pushed) = directory_with_hosted_image().await;
+    let server = Headpond::in_directory(&fake, "", "", directory, World::default()).await;
+    let root = server.directory.path().join("headpond-data");
+    let hosted = ["repositories/team!app", "images/team/app/_tags/1"].map(|key| root.join(key));
+    let of_digests =
+        [of("_manifests", &pushed.manifest), of("_blobs", &pushed.layers[0])].map(|key| root.join("images/team/app").join(key));
+    let is_whole = || hosted.iter().chain(&of_digests).all(|path| path.exists());
+    assert!(is_whole(), "{hosted:?} {of_digests:?}");
+    // A cached one beside it goes.
+    assert_eq!(server.get(TAG).await.digest(), image.digest);
+    recorded(&server, "1", &image.digest).await;
+    server.clock.advance(1000 * DAY);
+    assert_eq!(retire(&server).await.repositories, 1);
+    assert!(is_whole());
+    assert_eq!(retire(&server).await, NOTHING);
+    assert!(is_whole());
 }
 
 #[tokio::test(flavor = "multi_thread")]
