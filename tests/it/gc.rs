@@ -16,14 +16,15 @@ use headpond::storage::{
     Store, StoreParts,
 };
 use headpond::telemetry::metrics::Metrics;
-use headpond::upkeep::GcOptions;
 use headpond::upkeep::report::{Event, GcReport, UnneededState};
+use headpond::upkeep::{GcOptions, Upkeep};
 use object_store::memory::InMemory;
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 use crate::fake_upstream::pseudo_random;
 use crate::hosted::HostedRepository;
-use crate::scrub::{outcome_of, store_of, upkeep_of};
+use crate::scrub::{outcome_of, store_of, upkeep_of, upkeep_parts};
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// The grace that is configured.
@@ -115,6 +116,33 @@ async fn a_collection_does_not_wait_for_ever_for_a_bucket_that_does_not_show_it(
     let outcome = outcome_of(upkeep_of(Arc::clone(&world.store), &world.clock).gc(NOW).await.unwrap()).await.1;
     assert!(outcome.unwrap_err().to_string().contains("conditional writes"));
     assert!(world.has(&orphan).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_collects_by_itself_every_interval() {
+    const INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
+    let world = World::in_a_bucket().await;
+    let kept = world.hosted("team/app").await.push("1", &[pseudo_random(1, 1000)]).await;
+    let first = world.orphan(2).await;
+    let mut parts = upkeep_parts(Arc::clone(&world.store), &world.clock);
+    (parts.limits.gc_interval, parts.limits.gc_grace) = (INTERVAL, Duration::ZERO);
+    let (began, tasks) = (Instant::now(), parts.tasks.clone());
+    Upkeep::new(parts).gc_in_the_background();
+    let collected = async |orphan: &Digest| {
+        while world.has(orphan).await {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+        began.elapsed()
+    };
+    let took = collected(&first).await;
+    assert!(took < INTERVAL / 2, "the first comes soon, for those that are restarted every day: {took:?}");
+    let second = world.orphan(3).await;
+    let took = collected(&second).await - took;
+    assert!((INTERVAL / 2..2 * INTERVAL).contains(&took), "{took:?}");
+    for digest in kept.layers.iter().chain([&kept.manifest]) {
+        assert!(world.has(digest).await);
+    }
+    drop(tasks);
 }
 
 /// Runs one test over a disk and over a bucket.
