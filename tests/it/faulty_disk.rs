@@ -1,10 +1,11 @@
-//! A disk that fails as planned, in front of the real one.
+//! A disk that fails, or is slow, as planned, in front of the real one.
 
 use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use headpond::app::World;
 use headpond::storage::{Disk, LocalDisk};
@@ -33,31 +34,48 @@ pub(crate) enum Failing {
     AfterBytes(usize),
 }
 
+/// What such a call meets.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Error(io::ErrorKind),
+    /// It takes so long, and is carried out.
+    Pause(Duration),
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct FaultyDisk {
     failing: Failing,
-    kind: io::ErrorKind,
+    fault: Fault,
     counted: AtomicUsize,
 }
 
 impl FaultyDisk {
     /// A disk that is full from the Nth call of an operation on.
     pub(crate) fn full_from(operation: Operation, nth: usize) -> Arc<Self> {
-        Arc::new(Self { failing: Failing::From(operation, nth), kind: io::ErrorKind::StorageFull, counted: AtomicUsize::new(0) })
+        Self::planned(Failing::From(operation, nth), Fault::Error(io::ErrorKind::StorageFull))
     }
 
     /// A disk with room for so many bytes.
     pub(crate) fn full_after(bytes: usize) -> Arc<Self> {
-        Arc::new(Self { failing: Failing::AfterBytes(bytes), kind: io::ErrorKind::StorageFull, counted: AtomicUsize::new(0) })
+        Self::planned(Failing::AfterBytes(bytes), Fault::Error(io::ErrorKind::StorageFull))
     }
 
     /// A disk whose Nth call fails.
     pub(crate) fn failing_nth(nth: usize) -> Arc<Self> {
-        Arc::new(Self { failing: Failing::Nth(nth), kind: io::ErrorKind::Other, counted: AtomicUsize::new(0) })
+        Self::planned(Failing::Nth(nth), Fault::Error(io::ErrorKind::Other))
     }
 
-    /// Whether the call that was to fail has been made.
+    /// A disk whose Nth call takes so long.
+    pub(crate) fn slow_nth(nth: usize, pause: Duration) -> Arc<Self> {
+        Self::planned(Failing::Nth(nth), Fault::Pause(pause))
+    }
+
+    fn planned(failing: Failing, fault: Fault) -> Arc<Self> {
+        Arc::new(Self { failing, fault, counted: AtomicUsize::new(0) })
+    }
+
+    /// Whether the call that was to meet the fault has been made.
     pub(crate) fn has_failed(&self) -> bool {
         let nth = match self.failing {
             Failing::Nth(nth) | Failing::From(_, nth) | Failing::AfterBytes(nth) => nth,
@@ -78,7 +96,15 @@ impl FaultyDisk {
                 operation == Operation::Write && self.counted.fetch_add(length, Ordering::SeqCst) + length > bytes
             }
         };
-        if fails { Err(io::Error::new(self.kind, format!("planned by the test: {operation:?}"))) } else { Ok(()) }
+        match self.fault {
+            _ if !fails => Ok(()),
+            Fault::Error(kind) => Err(io::Error::new(kind, format!("planned by the test: {operation:?}"))),
+            Fault::Pause(pause) => {
+                #[expect(clippy::disallowed_methods, reason = "who calls a disk waits for it, on a thread that may block")]
+                std::thread::sleep(pause);
+                Ok(())
+            }
+        }
     }
 }
 

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use headpond::oci::Digest;
 
-use super::{MIB, fake_with_image, key, replica};
+use super::{MIB, fake_with_image, key, replica, replica_in_world};
 use crate::fake_bucket::{FakeBucket, Fault};
 use crate::fake_upstream::{FakeUpstream, Image};
+use crate::faulty_disk::FaultyDisk;
 use crate::headpond::Headpond;
 
 /// One attempt, so that each fault is felt; a short wait, so that one that hangs is found out soon.
@@ -59,6 +60,48 @@ async fn whatever_request_meets(fault: Fault, first: usize) {
     }
 }
 
+/// Every third call of the disk tier from `first` on, while the bucket is well.
+async fn whatever_call_of_the_disk_fails(first: usize) {
+    for nth in (first..).step_by(3) {
+        let (fake, image, _) = fake_with_image(1, MIB / 4).await;
+        let (bucket, disk) = (FakeBucket::start().await, FaultyDisk::failing_nth(nth));
+        let server = replica_in_world(&fake, &bucket, LIMITS, disk.world()).await;
+        let told = format!("call {nth} of the disk fails");
+        for round in ["cold", "warm"] {
+            pull_right(&server, &image, &format!("{round}, {told}")).await;
+        }
+        let directory = server.stop().await;
+        assert_eq!(std::fs::read_dir(directory.path().join("headpond-data/staging")).unwrap().count(), 0, "{told}");
+        assert_blobs_are_right(&bucket, &told);
+        let other = replica(&fake, &bucket, "", LIMITS).await;
+        pull_right(&other, &image, &format!("another replica, {told}")).await;
+        other.stop().await;
+        if !disk.has_failed() {
+            assert!(nth > 10, "the scenario made only {nth} calls");
+            return;
+        }
+    }
+}
+
+mod clients_and_bucket_get_right_bytes_whatever_call_of_the_disk_fails {
+    use super::whatever_call_of_the_disk_fails;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_calls_1_4_7() {
+        whatever_call_of_the_disk_fails(1).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_calls_2_5_8() {
+        whatever_call_of_the_disk_fails(2).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_calls_3_6_9() {
+        whatever_call_of_the_disk_fails(3).await;
+    }
+}
+
 macro_rules! whatever_request_meets {
     ($($name:ident: $fault:ident;)+) => {
         $(mod $name {
@@ -79,6 +122,7 @@ whatever_request_meets! {
     clients_get_right_bytes_whatever_request_is_told_to_slow_down: SlowDown;
     clients_get_right_bytes_whatever_request_loses_its_answer: LostAnswer;
     clients_get_right_bytes_whatever_answer_breaks_off: Truncate;
+    clients_get_right_bytes_whatever_request_hangs: Hang;
 }
 
 /// Begin, three parts, completion, and the look at what came of it.
@@ -107,7 +151,6 @@ async fn a_blob_gets_there_whatever_request_of_its_upload_loses_its_answer() {
     whatever_request_of_an_upload_meets(Fault::LostAnswer).await;
 }
 
-/// For good: what hangs once is found out by the guard's own tests.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_that_breaks_for_good_breaks_no_pull() {
     for fault in Fault::ALL {
