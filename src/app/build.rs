@@ -210,6 +210,7 @@ pub(super) fn cache_limits(config: &Config) -> CacheLimits {
         uploads: UploadLimits {
             part_bytes: limits.upload_part,
             max_parts: limits.max_upload_parts,
+            max_uploads: limits.max_uploads,
             max_blob_bytes: limits.max_blob_size,
             quarantine_bytes: limits.quarantine_size,
         },

@@ -149,6 +149,8 @@ limits! {
     upload_part: u64 = 8 MiB;
     /// Such parts in memory at one time.
     max_upload_parts: usize = 5;
+    /// Blobs on their way to the bucket while they come in, and as many again from disk.
+    max_uploads: usize = 16;
     /// How long what other replicas may have changed is believed before the bucket is asked again.
     view_ttl: Duration = 10 s;
     /// How often at most it is written down that an image was pulled.

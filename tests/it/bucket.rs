@@ -5,6 +5,7 @@ mod fills;
 mod gone;
 mod misses;
 mod redirect;
+mod slow;
 mod upkeep;
 
 use std::time::Duration;

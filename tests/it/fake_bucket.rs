@@ -6,6 +6,7 @@
 //! bucket.break_with(Fault::Hang);          // every request from now on
 //! bucket.break_nth(3, Fault::SlowDown);    // the third request from now on, and no other
 //! bucket.break_path("/_tags/1", Fault::SlowDown);  // every request whose path has this in it
+//! bucket.hold_parts();                     // no part of an upload gets on until `release_parts`
 //! ```
 
 #![allow(dead_code)] // each test uses some of it
@@ -34,7 +35,7 @@ use s3s::{S3Request, S3Result};
 use secrecy::SecretString;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 pub(crate) const BUCKET: &str = "cache";
@@ -89,12 +90,16 @@ struct Plan {
 struct Objects {
     service: S3Service,
     turn: RwLock<()>,
+    holds_parts: watch::Sender<bool>,
 }
 
 impl Objects {
     async fn call(&self, request: Request<Incoming>) -> Result<Response<s3s::Body>, String> {
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
         let is_part = request.uri().query().is_some_and(|query| query.contains("partNumber="));
+        if is_part {
+            let _ = self.holds_parts.subscribe().wait_for(|holds| !holds).await;
+        }
         let (_read, _write) = match (is_read, is_part) {
             (true, _) => (Some(self.turn.read().await), None),
             (false, true) => (None, None),
@@ -159,7 +164,7 @@ impl FakeBucket {
         let fake = Self {
             address: listener.local_addr().unwrap(),
             root,
-            objects: Arc::new(Objects { service: builder.build(), turn: RwLock::default() }),
+            objects: Arc::new(Objects { service: builder.build(), turn: RwLock::default(), holds_parts: watch::Sender::default() }),
             plan: Arc::default(),
             accepting: Mutex::default(),
             closed: Mutex::default(),
@@ -225,6 +230,16 @@ impl FakeBucket {
     /// All is well again.
     pub(crate) fn mend(&self) {
         self.replan(None, None);
+    }
+
+    /// From now on no part of an upload is answered.
+    pub(crate) fn hold_parts(&self) {
+        self.objects.holds_parts.send_replace(true);
+    }
+
+    /// Those that were held go on.
+    pub(crate) fn release_parts(&self) {
+        self.objects.holds_parts.send_replace(false);
     }
 
     fn replan(&self, always: Option<Fault>, nth: Option<(usize, Fault)>) {

@@ -1,8 +1,9 @@
 //! The way of blobs into the bucket.
 //!
 //! A blob that upstream sends is uploaded while it fills, in parts read from the staged file, and
-//! becomes visible only once its digest holds. One that the bucket did not take stays on disk with a
-//! note, and is tried again: after a while, and after a restart.
+//! becomes visible only once its digest holds. So many are under way at one time and no more, or a bucket that is slower
+//! than upstream would end all of them late, and lose the parts of all at once. One that the bucket did not take, or that
+//! came while all places were taken, stays on disk with a note, and is tried again: after a while, and after a restart.
 
 mod parts;
 mod retry;
@@ -13,7 +14,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use thiserror::Error;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
 use tokio::task::{JoinError, JoinSet};
 
 use self::parts::{PartMemory, UploadMemory};
@@ -35,6 +36,8 @@ pub struct UploadLimits {
     pub part_bytes: u64,
     /// Parts in memory.
     pub max_parts: usize,
+    /// Blobs on their way while they fill, and as many again from disk.
+    pub max_uploads: usize,
     /// Longest blob, for one whose length is not known.
     pub max_blob_bytes: u64,
     /// Rotten blobs that are kept on disk, in bytes.
@@ -75,6 +78,9 @@ enum UploadError {
     /// The task of a part ended without a result.
     #[error("the task that sends a part is gone: {0}")]
     Part(#[from] JoinError),
+    /// As many as may be are under way; it is sent from disk, in turn.
+    #[error("as many blobs as may be are on their way to the bucket")]
+    NoPlace,
     /// The fill ended without the blob.
     #[error("the transfer failed")]
     GivenUp,
@@ -97,6 +103,8 @@ struct Shared {
     keeps_on_disk: bool,
     limits: UploadLimits,
     parts: PartMemory,
+    /// Of blobs that fill.
+    places: Semaphore,
     turns: Turns,
     retry: Notify,
     tasks: Tasks,
@@ -115,16 +123,16 @@ impl Uploads {
         tasks: Tasks,
         metrics: &Metrics,
     ) -> Self {
-        let parts = PartMemory::new(limits.max_parts);
+        let (parts, places) = (PartMemory::new(limits.max_parts), Semaphore::new(limits.max_uploads.max(1)));
         let (turns, retry, metrics) = (Turns::default(), Notify::new(), metrics.bucket.clone());
-        let shared = Shared { bucket, blobs, pending, keeps_on_disk, limits, parts, turns, retry, tasks, metrics };
+        let shared = Shared { bucket, blobs, pending, keeps_on_disk, limits, parts, places, turns, retry, tasks, metrics };
         Self { shared: Arc::new(shared) }
     }
 
     /// Begins the upload of a blob that upstream sends.
     ///
     /// The upload of an earlier fill of it may be ending still: that is waited for. Nobody else tries the
-    /// blob before its fill has ended, since until then it is neither here nor gone.
+    /// blob before its fill has ended, since until then it is neither here nor gone: one that found no place neither.
     pub(super) fn begin(&self, fill: &Fill) -> Upload {
         let (uploads, digest, replaces) = (self.clone(), *fill.digest(), fill.replaces);
         let supply = Supply::Filling(fill.progress.subscribe());
@@ -173,6 +181,7 @@ impl Uploads {
         match &result {
             Ok(()) => self.forget(digest).await,
             Err(UploadError::GivenUp) => self.forget_unless_here(digest).await,
+            Err(error @ UploadError::NoPlace) => tracing::debug!(%digest, %error, "a blob is sent to the bucket from disk, in turn"),
             Err(UploadError::Rotten) => {
                 tracing::error!(%digest, "a blob rotted on disk before the bucket had it; it is put aside, and fetched from upstream again");
                 self.forget(digest).await;
@@ -192,6 +201,8 @@ impl Uploads {
         let longest = supply.ready(1).await.map(|_| supply.total_bytes())?.unwrap_or(limits.max_blob_bytes);
         let part_bytes = part_bytes(limits.part_bytes, longest);
         let first = supply.ready(part_bytes).await?;
+        // Not before there is something to send: what waits for upstream keeps nobody else from the bucket.
+        let _place = self.place(&mut supply).await?;
         if first.is_all && first.to <= part_bytes {
             let length = first.to;
             let _permit = memory.permit().await;
@@ -208,6 +219,22 @@ impl Uploads {
                 upload.abort().await;
                 Err(error)
             }
+        }
+    }
+
+    /// A place among those that fill. Without one, a blob that stays on disk does not wait: its file would be open all the
+    /// while. What comes from disk needs none, since so many are taken up at one time.
+    async fn place(&self, supply: &mut Supply) -> Result<Option<SemaphorePermit<'_>>, UploadError> {
+        if matches!(supply, Supply::Whole { .. }) {
+            return Ok(None);
+        }
+        if self.shared.keeps_on_disk {
+            return self.shared.places.try_acquire().map(Some).map_err(|_| UploadError::NoPlace);
+        }
+        tokio::select! {
+            biased;
+            () = supply.given_up() => Err(UploadError::GivenUp),
+            place = self.shared.places.acquire() => place.map(Some).map_err(|_| UploadError::NoPlace),
         }
     }
 

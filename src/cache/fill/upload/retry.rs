@@ -1,6 +1,9 @@
-//! Blobs that the bucket did not take, tried again.
+//! Blobs that the bucket did not take, or that came while others took all of its time, sent from disk.
 
 use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 
 use super::supply::Supply;
 use super::{UploadError, Uploads};
@@ -41,18 +44,29 @@ impl Uploads {
 
     /// True if nothing failed. Begins behind the one that was tried last: it may be the one that never gets through.
     async fn retry_all(&self, last: &mut Option<Digest>) -> bool {
-        let mut is_well = true;
-        for digest in beginning_behind(*last, self.pending().await) {
-            // What fills sees to itself.
-            let Some(_turn) = self.shared.turns.try_take(digest) else { continue };
-            *last = Some(digest);
-            match self.retry_one(digest).await {
-                Tried::Done => {}
-                Tried::Failed => is_well = false,
-                Tried::Unavailable => return false,
+        let mut waiting = beginning_behind(*last, self.pending().await).into_iter();
+        let mut under_way = FuturesUnordered::new();
+        let (mut is_well, mut answers) = (true, true);
+        loop {
+            while answers && under_way.len() < self.shared.limits.max_uploads.max(1) {
+                let Some(digest) = waiting.next() else { break };
+                // What fills sees to itself.
+                let Some(turn) = self.shared.turns.try_take(digest) else { continue };
+                *last = Some(digest);
+                under_way.push(async move {
+                    let tried = self.retry_one(digest).await;
+                    drop(turn);
+                    tried
+                });
+            }
+            match under_way.next().await {
+                None => return is_well,
+                Some(Tried::Done) => {}
+                Some(Tried::Failed) => is_well = false,
+                // Those that are under way may have sent most of theirs.
+                Some(Tried::Unavailable) => (is_well, answers) = (false, false),
             }
         }
-        is_well
     }
 
     async fn retry_one(&self, digest: Digest) -> Tried {
@@ -89,7 +103,7 @@ impl Uploads {
                 Tried::Done
             }
             Err(UploadError::Storage(error)) if error.is_unavailable() => Tried::Unavailable,
-            Err(UploadError::Storage(_) | UploadError::Read(_) | UploadError::Part(_)) => Tried::Failed,
+            Err(UploadError::Storage(_) | UploadError::Read(_) | UploadError::Part(_) | UploadError::NoPlace) => Tried::Failed,
         }
     }
 }

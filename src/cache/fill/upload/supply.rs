@@ -54,6 +54,16 @@ impl Supply {
         }
     }
 
+    /// Waits until nothing more will come of it; for ever, if all of it comes.
+    pub(super) async fn given_up(&mut self) {
+        if let Self::Filling(progress) = self
+            && progress.wait_for(|now| matches!(now.phase, Phase::Failed(_) | Phase::Unkept { .. })).await.is_ok()
+        {
+            return;
+        }
+        std::future::pending().await
+    }
+
     pub(super) fn total_bytes(&self) -> Option<u64> {
         match self {
             Self::Whole { length_bytes, .. } => Some(*length_bytes),
