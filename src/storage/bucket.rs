@@ -155,6 +155,12 @@ impl Bucket {
         Records::in_bucket(Arc::clone(&self.objects), self.preconditions.clone()).with_later(Arc::clone(&self.later))
     }
 
+    /// Whether it is not known to be gone.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        self.guard.answers()
+    }
+
     /// Tells from now on when a bucket that did not answer does again.
     #[must_use]
     pub fn recoveries(&self) -> Recoveries {

@@ -111,6 +111,11 @@ impl Guard {
         Recoveries { count: self.shared.recoveries.subscribe() }
     }
 
+    /// Whether calls that take any time are let through.
+    pub(super) fn answers(&self) -> bool {
+        !self.shared.lock().circuit.is_open()
+    }
+
     /// Whether a bucket that did not answer may be asked again, by a short call.
     pub(super) fn wants_probe(&self) -> bool {
         self.shared.lock().circuit.wants_probe(Instant::now())

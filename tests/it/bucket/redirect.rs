@@ -1,8 +1,12 @@
 //! `delivery: redirect`.
 
+use std::time::Duration;
+
 use super::{MIB, eventually, fake_with_image, key, pull, replica, stored};
 use crate::fake_bucket::FakeBucket;
 use crate::headpond::Headpond;
+
+const NOT_ASKED: &str = "headpond_bucket_circuit_state";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn large_blobs_that_the_bucket_has_are_answered_with_a_signed_url() {
@@ -30,6 +34,31 @@ async fn large_blobs_that_the_bucket_has_are_answered_with_a_signed_url() {
     assert_eq!(server.get_range(&layer, "bytes=99999999-").await.status, 416);
     let counted = server.metric("headpond_cache_bytes_total{direction=\"redirected\",rule=\"up\"}");
     assert_eq!(counted, 3 << 20, "counted by length");
+}
+
+/// What it has is remembered for longer than it takes a bucket to go away.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_sent_to_a_bucket_that_does_not_answer() {
+    let (fake, image, _) = fake_with_image(23, 3 * MIB).await;
+    let bucket = FakeBucket::start().await;
+    let server = replica(&fake, &bucket, ", delivery: redirect", "limits: {bucket_timeout: 1s, bucket_attempts: 1}").await;
+    pull(&server, &image).await;
+    stored(&bucket, &image).await;
+    server.wait_for_fills().await;
+    let layer = Headpond::blob(&image.layers[0]);
+    assert_eq!(server.get(&layer).await.status, 307);
+    bucket.stop().await;
+    // Something asks it, and finds that it is gone.
+    assert_eq!(server.get("/v2/up/library/y/manifests/1").await.status, 404);
+    server.wait_for_metric(NOT_ASKED, 1).await;
+    let answer = server.get(&layer).await;
+    assert_eq!((answer.status.as_u16(), answer.digest()), (200, image.layers[0]));
+    assert_eq!(fake.blob_bytes_sent(&image.layers[0]), 3 << 20, "it came from the disk");
+    bucket.resume().await;
+    // The client that asks is what finds it back.
+    let found_back = async { while server.get(&layer).await.status != 307 {} };
+    tokio::time::timeout(Duration::from_secs(60), found_back).await.expect("clients are sent there again");
+    assert_eq!(server.metric(NOT_ASKED), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
