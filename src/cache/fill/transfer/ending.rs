@@ -4,17 +4,38 @@ use super::Transfer;
 use crate::cache::fill::lend::{blocking, with_writer};
 use crate::cache::fill::writer::Writer;
 use crate::cache::fill::{FillError, Phase, not_kept_reason};
+use crate::oci::{Digest, DigestHasher};
 use crate::storage::StorageError;
 use crate::telemetry::metrics::FillResult;
 use crate::upstream::UpstreamError;
 
+/// What a blob lacks that the store cannot keep.
+enum Without {
+    /// What comes behind this; followers go on by themselves, and verify it.
+    Rest { from: u64, hasher: DigestHasher },
+    /// Nothing: all of it is here, and has its digest.
+    Nothing,
+    /// All of it is here, and is something else.
+    Match(FillError),
+}
+
+/// With all bytes here nobody goes on behind them, and so nobody but this compares the digest.
+fn without_store(expected: &Digest, total_bytes: Option<u64>, (from, hasher): (u64, DigestHasher)) -> Without {
+    if total_bytes != Some(from) {
+        return Without::Rest { from, hasher };
+    }
+    let actual = hasher.finish();
+    if actual == *expected {
+        Without::Nothing
+    } else {
+        Without::Match(FillError::DigestMismatch { expected: Box::new(*expected), actual: Box::new(actual) })
+    }
+}
+
 impl Transfer {
     /// The digest holds: everybody may have everything. Then it is made durable.
     pub(super) async fn commit(&mut self, writer: Option<Writer>) -> FillResult {
-        self.fill.set_phase(Phase::Verified);
-        if let Some((verified, total_bytes)) = self.verified.take().zip(self.total_bytes) {
-            verified(total_bytes).await;
-        }
+        self.holds().await;
         let Some(writer) = writer else { return FillResult::NotKept };
         if self.uploads.as_ref().is_some_and(|uploads| !uploads.keeps_on_disk()) {
             return self.handed_over(writer).await;
@@ -28,6 +49,14 @@ impl Transfer {
                 self.log_not_kept(&error);
                 FillResult::NotKept
             }
+        }
+    }
+
+    /// Everybody may have everything, and whoever waits for that is told.
+    async fn holds(&mut self) {
+        self.fill.set_phase(Phase::Verified);
+        if let Some((verified, total_bytes)) = self.verified.take().zip(self.total_bytes) {
+            verified(total_bytes).await;
         }
     }
 
@@ -50,13 +79,15 @@ impl Transfer {
         let hashed = match &mut writer {
             // Bytes that followers have read are hashed first, so that they can go on from there.
             Some(_) => with_writer(&mut writer, |writer| writer.hash_written().map(|()| writer.hashed())).await.ok(),
-            None if self.fill.progress.borrow().file.is_none() => Some((0, crate::oci::DigestHasher::new(self.fill.digest.algorithm()))),
+            None if self.fill.progress.borrow().file.is_none() => Some((0, DigestHasher::new(self.fill.digest.algorithm()))),
             // It was lost with its thread, and with it what has been hashed.
             None => None,
         };
         self.log_not_kept(error);
-        match hashed {
-            Some((from, hasher)) => self.fill.set_phase(Phase::Unkept { from, hasher }),
+        match hashed.map(|hashed| without_store(self.fill.digest(), self.total_bytes, hashed)) {
+            Some(Without::Rest { from, hasher }) => self.fill.set_phase(Phase::Unkept { from, hasher }),
+            Some(Without::Nothing) => self.holds().await,
+            Some(Without::Match(error)) => return self.failed(error),
             None => self.fill.set_phase(Phase::Failed(FillError::Read(error.to_string()))),
         }
         FillResult::NotKept
@@ -107,5 +138,35 @@ impl Transfer {
         }
         self.fill.set_phase(Phase::Failed(error));
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hashed(bytes: &[u8]) -> (u64, DigestHasher) {
+        let mut hasher = DigestHasher::new(Digest::of(b"").algorithm());
+        hasher.update(bytes);
+        (bytes.len() as u64, hasher)
+    }
+
+    #[test]
+    fn followers_of_a_blob_that_is_not_kept_go_on_where_the_hash_stands() {
+        let (digest, total) = (Digest::of(b"content"), b"content".len() as u64);
+        for (total_bytes, here) in [(Some(total), "conten"), (Some(total), ""), (None, "content")] {
+            let without = without_store(&digest, total_bytes, hashed(here.as_bytes()));
+            let Without::Rest { from, hasher } = without else { panic!("{here:?} of {total_bytes:?}") };
+            assert_eq!((from, hasher.finish()), (here.len() as u64, Digest::of(here.as_bytes())));
+        }
+    }
+
+    #[test]
+    fn a_blob_that_is_not_kept_and_is_all_here_is_given_out_only_if_it_has_its_digest() {
+        let digest = Digest::of(b"content");
+        assert!(matches!(without_store(&digest, Some(7), hashed(b"content")), Without::Nothing));
+        let without = without_store(&digest, Some(7), hashed(b"c0ntent"));
+        let Without::Match(FillError::DigestMismatch { expected, actual }) = without else { panic!("it passed") };
+        assert_eq!((*expected, *actual), (digest, Digest::of(b"c0ntent")));
     }
 }
