@@ -186,6 +186,10 @@ impl Uploads {
                 tracing::error!(%digest, "a blob rotted on disk before the bucket had it; it is put aside, and fetched from upstream again");
                 self.forget(digest).await;
             }
+            // The guard has said so, once for all blobs.
+            Err(UploadError::Storage(error)) if error.is_unavailable() => {
+                tracing::debug!(%digest, %error, "a blob did not get into the bucket, which does not answer");
+            }
             Err(error @ (UploadError::Storage(_) | UploadError::Read(_) | UploadError::Part(_))) => {
                 let then = if self.shared.keeps_on_disk { "it is tried again" } else { "it is not kept" };
                 tracing::warn!(%digest, %error, "the bucket did not take a blob; {then}");

@@ -43,6 +43,27 @@ async fn a_restart_remembers_what_is_to_be_sent_to_the_bucket() {
     super::eventually("the layer is in the bucket", || bucket.keys().contains(&layer)).await;
 }
 
+/// On one thread, for which the subscriber is set.
+#[tokio::test]
+async fn it_is_said_once_that_the_bucket_is_gone_and_not_for_each_blob() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let writer = std::sync::Arc::new(log.reopen().unwrap());
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::WARN).with_writer(move || writer.clone());
+    let _guard = tracing::subscriber::set_default(subscriber.finish());
+    let (fake, image, _) = fake_with_image(15, 20 * MIB).await;
+    let bucket = FakeBucket::start().await;
+    let server = replica(&fake, &bucket, "", "limits: {bucket_timeout: 1s}").await;
+    bucket.stop().await;
+    pull(&server, &image).await;
+    server.wait_for_fills().await;
+    server.stop().await;
+    let said = std::fs::read_to_string(log.path()).unwrap();
+    assert_eq!(said.matches("the bucket does not answer").count(), 1, "{said}");
+    // Of a blob only that it was the one to find it so.
+    let of_blobs = said.lines().filter(|line| line.contains("did not take a blob") && line.contains("is not asked again"));
+    assert_eq!(of_blobs.count(), 0, "{said}");
+}
+
 /// What lies on disk for a while may rot there: the bucket does not get it, and gets the rest.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_rots_while_it_waits_for_the_bucket_is_not_sent_to_it() {
