@@ -60,7 +60,8 @@ impl BucketUpload {
     /// What the bucket has then is looked at: its length must be what was sent.
     ///
     /// # Errors
-    /// When the bucket does not do it; then no blob of a wrong length is left.
+    /// When the bucket does not do it, or says that it did and has another length, which is removed. What it had before may be
+    /// there still.
     pub async fn complete(self) -> Result<(), StorageError> {
         self.end(false).await
     }

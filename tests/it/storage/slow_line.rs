@@ -24,7 +24,7 @@ async fn upload(bucket: &Bucket, bytes: &Bytes) -> Result<(), StorageError> {
     }
 }
 
-/// 16 KiB a second: what is left for each of six parts of a line of 800 kbit/s.
+/// 16 KiB a second: what is left for each of five parts of a line of 650 kbit/s.
 #[tokio::test(start_paused = true)]
 async fn a_part_that_takes_long_is_waited_for_longer_each_time_until_it_is_there() {
     let slow = ThrottleConfig { wait_put_per_call: Duration::from_secs(512), ..ThrottleConfig::default() };
