@@ -190,15 +190,16 @@ impl Cache {
         if demand == Demand::AsConfigured && self.is_fresh(origin, tag, &entry) {
             return Revalidation::of(entry.digest, &known);
         }
+        let asked_at = self.now_seconds();
         match self.digest_upstream(origin, tag, &entry).await {
             Ok(digest) if digest == entry.digest => {
-                let entry = TagEntry { validated_at: self.now_seconds(), gone_since: None, failed: None, ..entry };
+                let entry = TagEntry { validated_at: asked_at, gone_since: None, failed: None, ..entry };
                 self.memory.tags.insert((origin.key(), tag.clone()), entry.clone());
                 self.record_validation(origin, tag, entry.as_validated()).await;
                 Revalidation::of(digest, &known)
             }
             Ok(digest) => {
-                let moved = TagEntry::said(digest, self.now_seconds(), self.clock.now(), entry.origin.place());
+                let moved = TagEntry::said(digest, asked_at, self.clock.now(), entry.origin.place());
                 self.move_tag(origin, tag, moved, on_conflict);
                 Revalidation::Moved(digest)
             }

@@ -34,13 +34,14 @@ impl Cache {
     pub(super) async fn import_tag(&self, origin: &Arc<Origin>, tag: &Tag) -> Result<Arc<CachedManifest>, CacheError> {
         let upstream = origin.upstream.as_ref().ok_or(CacheError::Unreachable)?;
         let place = self.tag_place(origin, tag).await;
+        let asked_at = self.now_seconds();
         let body = upstream.get_manifest(&origin.remote, &Reference::Tag(tag.clone()), Purpose::Fetch).await;
         let body = match body.inspect_err(|error| self.remember_refusal(origin, tag, error)) {
             Ok(body) => body,
-            Err(failure) => return self.tag_by_mirror(origin, tag, place, failure).await,
+            Err(failure) => return self.tag_by_mirror(origin, tag, asked_at, place, failure).await,
         };
         let manifest = self.import(origin, body)?;
-        self.set_tag(origin, tag, manifest.digest, self.now_seconds(), place);
+        self.set_tag(origin, tag, manifest.digest, asked_at, place);
         Ok(manifest)
     }
 
@@ -81,7 +82,7 @@ impl Cache {
             if let Some(memo) = self.memory.heads.get(&(origin.key(), tag.clone()))
                 && memo.header.digest == manifest.digest
             {
-                self.set_tag(origin, &tag, manifest.digest, memo.told_at, memo.place);
+                self.set_tag(origin, &tag, manifest.digest, memo.asked_at, memo.place);
             }
         }
         Ok((manifest, summary))

@@ -172,6 +172,7 @@ impl Cache {
         &self,
         origin: &Arc<Origin>,
         tag: &Tag,
+        asked_at: u64,
         place: Option<Expected>,
         failure: UpstreamError,
     ) -> Result<Arc<CachedManifest>, CacheError> {
@@ -182,7 +183,7 @@ impl Cache {
         let named = self.memory.heads.get(&(origin.key(), tag.clone())).map(|memo| Reference::Digest(memo.header.digest));
         let reference = named.unwrap_or_else(|| Reference::Tag(tag.clone()));
         let Some(manifest) = self.import_from_mirror(origin, &reference).await else { return Err(failure.into()) };
-        self.set_unknown_tag(origin, tag, manifest.digest, place);
+        self.set_unknown_tag(origin, tag, manifest.digest, asked_at, place);
         tracing::info!(
             repository = %origin.repository, %tag, digest = %manifest.digest, error = %failure,
             "upstream gave no answer for a tag; a mirror's is served, and upstream asked at the next pull",

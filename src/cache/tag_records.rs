@@ -115,6 +115,7 @@ impl Cache {
     pub(super) async fn compared(&self, origin: &Arc<Origin>, tag: &Tag, known: TagEntry) -> Option<TagEntry> {
         let seen_at = self.clock.now();
         let version = if let TagOrigin::Stored(version) = &known.origin { Some(version) } else { None };
+        let mut is_open = false;
         let counts = match (self.stored_tag(origin, tag, version).await, &known.origin) {
             (StoredTag::Unknown, TagOrigin::Said { .. }) => {
                 self.unrecorded.add(origin, tag);
@@ -129,7 +130,7 @@ impl Cache {
                 self.record_again(origin, tag, known.clone(), over.clone());
                 Some(TagEntry { seen_at, ..known.clone() })
             }
-            // Nobody saw what was there when upstream was asked; what upstream has said later counts.
+            // Nobody saw what was there when upstream was asked; the word that was asked for later counts.
             (StoredTag::Entry(stored), TagOrigin::Said { over: None })
                 if known.validated_at > stored.validated_at
                     && let Some(place) = stored.origin.place() =>
@@ -141,11 +142,20 @@ impl Cache {
                 self.record_again(origin, tag, known.clone(), place);
                 Some(TagEntry { seen_at, ..known.clone() })
             }
+            // Asked for in one second, either may be the later one: what is written stands, and upstream is asked again.
+            (StoredTag::Entry(stored), TagOrigin::Said { over: None }) if known.validated_at == stored.validated_at => {
+                is_open = true;
+                Some(stored)
+            }
             (StoredTag::Entry(stored), _) => Some(stored),
             // Another replica has retired it.
             (StoredTag::Absent(_), TagOrigin::Stored(_)) => None,
         };
-        self.replace(&(origin.key(), tag.clone()), &known, counts)
+        let counts = self.replace(&(origin.key(), tag.clone()), &known, counts);
+        if is_open {
+            self.ask_again_behind(origin, tag);
+        }
+        counts
     }
 
     /// The tag that counts before upstream is asked about it, with what upstream has told other replicas.
@@ -242,10 +252,10 @@ impl Cache {
         }
     }
 
-    /// Points a tag at a digest that upstream named at `validated_at`, and records it behind, over what
+    /// Points a tag at a digest that upstream named when it was asked at `asked_at`, and records it behind, over what
     /// was in its `place` before upstream was asked.
-    pub(super) fn set_tag(&self, origin: &Arc<Origin>, tag: &Tag, digest: Digest, validated_at: u64, place: Option<Expected>) {
-        self.move_tag(origin, tag, TagEntry::said(digest, validated_at, self.clock.now(), place), OnConflict::AskAgain);
+    pub(super) fn set_tag(&self, origin: &Arc<Origin>, tag: &Tag, digest: Digest, asked_at: u64, place: Option<Expected>) {
+        self.move_tag(origin, tag, TagEntry::said(digest, asked_at, self.clock.now(), place), OnConflict::AskAgain);
     }
 
     /// The same, and what is done where another replica was faster.
@@ -256,8 +266,8 @@ impl Cache {
 
     /// Points a tag that is not cached at a digest that a mirror named. It is as old as one that is due to
     /// be checked; what the upstream says meanwhile stands.
-    pub(super) fn set_unknown_tag(&self, origin: &Arc<Origin>, tag: &Tag, digest: Digest, place: Option<Expected>) {
-        let due = self.now_seconds().saturating_sub(origin.freshness.window(tag.as_str()).as_secs());
+    pub(super) fn set_unknown_tag(&self, origin: &Arc<Origin>, tag: &Tag, digest: Digest, asked_at: u64, place: Option<Expected>) {
+        let due = asked_at.saturating_sub(origin.freshness.window(tag.as_str()).as_secs());
         let said = TagEntry::said(digest, due, self.clock.now(), place);
         if self.memory.tags.entry((origin.key(), tag.clone())).or_insert(said.clone()).is_fresh() {
             self.record_behind(origin, tag, said, OnConflict::Forget);
@@ -380,7 +390,7 @@ impl Cache {
     }
 }
 
-/// Dated when upstream said so: a record that is written late, and read before its validation is written, must not make
+/// Dated when upstream was asked: a record that is written late, and read before its validation is written, must not make
 /// the tag fresher than it is.
 fn tag_record(origin: &Origin, entry: &TagEntry) -> TagRecord {
     TagRecord { digest: entry.digest, source: origin.source.to_string(), updated_at: entry.validated_at }

@@ -48,7 +48,8 @@ impl<T> Served<T> {
 #[derive(Clone, Debug)]
 pub(super) struct TagEntry {
     pub(super) digest: Digest,
-    /// When upstream last confirmed it, in unix seconds.
+    /// When upstream was asked, in unix seconds, the last time that it confirmed it: its answer is about a moment after that,
+    /// however late it came.
     pub(super) validated_at: u64,
     /// Since when upstream has said that it is gone.
     pub(super) gone_since: Option<u64>,
@@ -64,8 +65,8 @@ pub(super) struct TagEntry {
 #[derive(Clone, Debug)]
 pub(super) struct HeadMemo {
     pub(super) header: ManifestHeader,
-    /// In unix seconds.
-    pub(super) told_at: u64,
+    /// When upstream was asked, in unix seconds.
+    pub(super) asked_at: u64,
     /// What was in the tag's place before.
     pub(super) place: Option<Expected>,
 }
@@ -79,7 +80,7 @@ pub(super) struct FailedAttempt {
 }
 
 impl TagEntry {
-    /// A tag that upstream has just named, over what was in its place before.
+    /// A tag that upstream has named, when it was asked at `validated_at`, over what was in its place before.
     pub(super) const fn said(digest: Digest, validated_at: u64, seen_at: SystemTime, over: Option<Expected>) -> Self {
         Self { digest, validated_at, gone_since: None, failed: None, seen_at, origin: TagOrigin::Said { over } }
     }
@@ -202,30 +203,30 @@ impl Cache {
     pub fn validated_at(&self, origin: &Origin, tag: &Tag, digest: &Digest) -> Option<u64> {
         let key = (origin.key(), tag.clone());
         let entry = self.memory.tags.get(&key).filter(|entry| entry.digest == *digest).map(|entry| entry.validated_at);
-        entry.or_else(|| self.memory.heads.get(&key).filter(|memo| memo.header.digest == *digest).map(|memo| memo.told_at))
+        entry.or_else(|| self.memory.heads.get(&key).filter(|memo| memo.header.digest == *digest).map(|memo| memo.asked_at))
     }
 
     /// What a HEAD told within the window.
     fn head_memo(&self, origin: &Origin, tag: &Tag, demand: Demand) -> Option<ManifestHeader> {
         let memo = self.memory.heads.get(&(origin.key(), tag.clone()))?;
-        let age = self.now_seconds().checked_sub(memo.told_at)?;
+        let age = self.now_seconds().checked_sub(memo.asked_at)?;
         (demand == Demand::AsConfigured && age < origin.freshness.window(tag.as_str()).as_secs()).then_some(memo.header)
     }
 
     async fn head_tag(&self, origin: &Arc<Origin>, tag: &Tag) -> Result<ManifestHeader, CacheError> {
         let upstream = origin.upstream.as_ref().ok_or(CacheError::Unreachable)?;
         let place = self.tag_place(origin, tag).await;
+        let asked_at = self.now_seconds();
         let head = upstream.head_manifest(&origin.remote, &Reference::Tag(tag.clone()), Purpose::Fetch).await;
         let head = match head.inspect_err(|error| self.remember_refusal(origin, tag, error)) {
             Ok(head) => head,
-            Err(failure) => return self.tag_by_mirror(origin, tag, place, failure).await.map(|manifest| manifest.header()),
+            Err(failure) => return self.tag_by_mirror(origin, tag, asked_at, place, failure).await.map(|manifest| manifest.header()),
         };
         let header = self.told_by(origin, head).await?;
-        let now = self.now_seconds();
         // Noted first, looked after: an import that runs meanwhile finds the note, or is found.
-        self.note_head(origin, tag, HeadMemo { header: header.clone(), told_at: now, place: place.clone() });
+        self.note_head(origin, tag, HeadMemo { header: header.clone(), asked_at, place: place.clone() });
         if self.cached_manifest(origin, &header.digest).await.is_some() {
-            self.set_tag(origin, tag, header.digest, now, place);
+            self.set_tag(origin, tag, header.digest, asked_at, place);
         }
         Ok(header)
     }

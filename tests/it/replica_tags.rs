@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use headpond::app::World;
+use headpond::clock::unix_seconds;
 use headpond::oci::Digest;
 use reqwest::{Method, StatusCode};
 use tempfile::TempDir;
@@ -156,6 +157,69 @@ async fn slow_first_pull_cannot_write_over_what_another_replica_wrote() {
     assert_eq!(slow.get(TAG).await.digest(), second.digest);
     slow.stop().await;
     assert!(says(&bucket, TAG_KEY, &second.digest));
+}
+
+/// The slow replica does not see what is in the tag's place, and is told of the old image long after the other one was
+/// told of the new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_pull_that_saw_no_place_cannot_turn_back_a_tag_that_another_replica_moved_meanwhile() {
+    let (fake, bucket, slow, quick) = two_replicas().await;
+    bucket.break_with(BucketFault::SlowDown);
+    let first = fake.put_image("library/x", "1", &["first".into()]);
+    fake.on(On::ManifestGet).once(Fault::HoldBodyAt(10));
+    let client = tokio::spawn(slow.client.get(slow.url(TAG)).send());
+    fake.wait_until_blob_bytes_sent(&first.digest, 10).await;
+    bucket.mend();
+    let second = fake.put_image("library/x", "1", &["second".into()]);
+    slow.clock.advance(Duration::from_secs(2));
+    assert_eq!(now(&quick).await.digest(), second.digest);
+    wait_for_record(&bucket, TAG_KEY, &second.digest).await;
+    wait_for_record(&bucket, VALIDATED_KEY, &second.digest).await;
+    slow.clock.advance(Duration::from_secs(2));
+    fake.release();
+    assert_eq!(Answer::read(client.await.unwrap().unwrap()).await.digest(), first.digest, "what upstream told this client");
+    while slow.get(TAG).await.digest() != second.digest {
+        assert!(says(&bucket, TAG_KEY, &second.digest), "it was turned back");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    slow.stop().await;
+    assert!(says(&bucket, TAG_KEY, &second.digest), "nothing that was under way has turned it back");
+}
+
+/// A replica that saw no place is told of a tag in the second in which another one was told of another image.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_answers_of_one_second_the_written_one_stands_until_upstream_was_asked_again() {
+    let (fake, bucket, one, _other, _) = two_with_tag().await;
+    for attempt in 0..20 {
+        let new = replica(&fake, &bucket, "").await;
+        bucket.break_with(BucketFault::SlowDown);
+        // It finds out that the bucket does not answer, and then asks upstream at once.
+        new.get("/v2/up/library/x/manifests/none").await;
+        let moved = fake.put_image("library/x", "1", &[attempt.to_string().into()]);
+        let second = unix_seconds(one.clock.now());
+        assert_eq!(new.get(TAG).await.digest(), moved.digest);
+        let is_of_one_second = unix_seconds(one.clock.now()) == second;
+        if is_of_one_second {
+            date(&bucket, TAG_KEY, "updated_at", second);
+            date(&bucket, VALIDATED_KEY, "validated_at", second);
+            fake.clear_journal();
+            bucket.mend();
+            wait_for(|| says(&bucket, TAG_KEY, &moved.digest)).await;
+            assert_eq!(fake.manifest_heads(), 1);
+            return;
+        }
+        bucket.mend();
+        new.stop().await;
+    }
+    panic!("no answer came within the second in which it was asked for");
+}
+
+/// Gives a record of the bucket another time.
+fn date(bucket: &FakeBucket, key: &str, field: &str, seconds: u64) {
+    let text = std::fs::read_to_string(bucket.file(key)).unwrap();
+    let mut record: serde_json::Value = serde_json::from_str(&text).unwrap();
+    record[field] = seconds.into();
+    bucket.replace(key, record.to_string().as_bytes());
 }
 
 #[tokio::test(flavor = "multi_thread")]
