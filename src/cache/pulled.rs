@@ -1,8 +1,8 @@
 //! When manifests were last pulled: written behind, and seldom, for whoever retires what nobody pulls.
 //!
 //! A record of its own, which says nothing without the manifest's: one that is written late cannot
-//! bring back an image that was deleted. With a bucket the manifest's record is looked for as well:
-//! another replica may have retired an image that this one serves from memory.
+//! bring back an image that was deleted. With a bucket the records of the manifest and its repository are
+//! looked for as well: another replica may have removed them while this one serves the image from memory.
 
 use std::sync::Arc;
 
@@ -39,11 +39,15 @@ impl Cache {
         });
     }
 
-    /// Records a manifest again, with its links, that is in memory and in no bucket's records any more.
+    /// Records a manifest again, with its links, that is in memory and in no bucket's records any more; or its
+    /// repository, if only that is missing.
     async fn record_if_retired(&self, origin: &Origin, digest: &Digest) -> Result<(), StorageError> {
-        if !self.is_shared() || self.store.records.read(&RecordKey::manifest(&origin.repository, digest)).await?.is_some() {
+        if !self.is_shared() {
             return Ok(());
         }
-        self.record_known_manifest(origin, digest).await
+        match self.store.records.read(&RecordKey::manifest(&origin.repository, digest)).await? {
+            Some(_) => self.record_repository(origin).await,
+            None => self.record_known_manifest(origin, digest).await,
+        }
     }
 }

@@ -76,26 +76,32 @@ impl Cache {
         Ok(())
     }
 
-    /// Has a repository's record say what its rule says now, which holds on when the rule is gone.
-    /// For repositories that are cached; others get their record with their first manifest. A pull does
-    /// not wait for a bucket to say it.
-    pub async fn refresh_repository(&self, origin: &Arc<Origin>) {
+    /// Has a repository's record say what its rule says now, which holds on when the rule is gone. A repository gets
+    /// its record with its first manifest; where that failed, it gets one once a manifest is served that was cached
+    /// (`was_cached`). A pull does not wait for a bucket to say it.
+    pub async fn refresh_repository(&self, origin: &Arc<Origin>, was_cached: bool) {
         let known = self.memory.repositories.get(&origin.repository);
         match known {
             Some(known) if !is_outdated(&known.record, origin) => {}
             None | Some(_) if self.is_shared() => {
                 let (cache, origin) = (self.clone(), Arc::clone(origin));
-                self.tasks.spawn("look at a repository", async move { cache.refresh_record(&origin).await });
+                self.tasks.spawn("look at a repository", async move { cache.refresh_record(&origin, was_cached).await });
             }
-            None | Some(_) => self.refresh_record(origin).await,
+            None | Some(_) => self.refresh_record(origin, was_cached).await,
         }
     }
 
-    async fn refresh_record(&self, origin: &Origin) {
-        let known = self.repository(&origin.repository).await;
-        if self.or_miss(origin, known).is_some_and(|record| is_outdated(&record, origin))
-            && let Err(error) = self.record_repository(origin).await
-        {
+    async fn refresh_record(&self, origin: &Origin, was_cached: bool) {
+        let refreshed = match self.repository(&origin.repository).await {
+            Ok(Some(record)) if !is_outdated(&record, origin) => Ok(()),
+            Ok(None) if !was_cached => Ok(()),
+            Ok(Some(_) | None) => self.record_repository(origin).await,
+            Err(error) => {
+                self.or_miss::<()>(origin, Err(error));
+                Ok(())
+            }
+        };
+        if let Err(error) = refreshed {
             self.not_recorded(origin, &error);
         }
     }

@@ -120,19 +120,25 @@ impl Cache {
     async fn retire_repository(&self, name: &RepositoryName, since: SystemTime, retired: &mut Retired) -> Result<(), CacheError> {
         let records = &self.store.records;
         let key = RecordKey::repository(name);
-        let Some(record) = records.read(&key).await? else { return Ok(()) };
-        match record.kind {
-            RepositoryKind::PullThrough => {}
-            // What was pushed is nobody's to fetch again.
-            RepositoryKind::Hosted => return Ok(()),
-        }
+        let record = records.read(&key).await?;
         let view = self.view_now(name).await?;
+        let is_hosted = match record.as_ref().map(|record| record.kind) {
+            Some(RepositoryKind::PullThrough) => false,
+            Some(RepositoryKind::Hosted) => true,
+            // Its manifests tell: those of a cache name their source.
+            None => view.manifests().any(|(_, record)| record.source.is_empty()),
+        };
+        if is_hosted {
+            // What was pushed is nobody's to fetch again.
+            return Ok(());
+        }
         let unwanted = unwanted(&view, since);
         let is_nothing = unwanted == Unwanted::default();
         self.remove(name, &view, unwanted, since, retired).await?;
         if is_nothing && !view.is_empty() {
             return Ok(());
         }
+        let Some(record) = record else { return Ok(()) };
         self.memory.views.invalidate(name);
         if !records.view(name, &RepositoryView::default()).await?.is_empty() || record.created_at > unix_seconds(since) {
             return Ok(());

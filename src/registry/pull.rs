@@ -56,11 +56,11 @@ impl Registry {
         demand: Demand,
     ) -> Result<Pulled<Arc<CachedManifest>>, RegistryError> {
         let origin = self.origin(target).await?;
-        self.cache.refresh_repository(&origin).await;
         let served = match reference {
             Reference::Tag(tag) => self.cache.manifest_by_tag(&origin, tag, demand).await,
             Reference::Digest(digest) => self.cache.manifest_by_digest(&origin, digest).await,
         };
+        self.cache.refresh_repository(&origin, served.as_ref().is_ok_and(was_cached)).await;
         let mut pulled = pulled(&origin, manifest_kind(reference), served)?;
         pulled.validated_at = self.validated_at(&origin, reference, &pulled.value.digest);
         Ok(pulled)
@@ -127,6 +127,14 @@ const fn manifest_kind(reference: &Reference) -> CacheKind {
     match reference {
         Reference::Tag(_) => CacheKind::Tag,
         Reference::Digest(_) => CacheKind::Manifest,
+    }
+}
+
+/// Whether an answer was here before it was asked for.
+const fn was_cached<T>(served: &Served<T>) -> bool {
+    match served.result {
+        CacheResult::Hit | CacheResult::Stale | CacheResult::Revalidated => true,
+        CacheResult::Miss | CacheResult::Coalesced | CacheResult::Negative | CacheResult::Bypass => false,
     }
 }
 

@@ -85,3 +85,20 @@ fn blob_file(directory: &std::path::Path, digest: &Digest) -> std::path::PathBuf
 fn stored(server: &Headpond, digest: &Digest) -> std::fs::Metadata {
     std::fs::metadata(blob_file(server.directory.path(), digest)).unwrap()
 }
+
+/// As after a crash between the manifest's record and the repository's.
+#[tokio::test(flavor = "multi_thread")]
+async fn repository_without_a_record_gets_one_with_the_next_pull() {
+    let fake = FakeUpstream::start().await;
+    let image = fake.put_image("library/x", "1", &[]);
+    let server = Headpond::before(&fake).await;
+    server.get("/v2/up/library/x/manifests/1").await;
+    let directory = server.stop().await;
+    let record = directory.path().join("headpond-data/repositories/up!library!x");
+    std::fs::remove_file(&record).unwrap();
+    let server = Headpond::in_directory(&fake, "", "", directory, World::default()).await;
+    assert_eq!(server.get("/v2/up/library/x/manifests/none").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(server.get("/v2/_catalog").await.bytes(), r#"{"repositories":[]}"#, "nothing of it was served");
+    assert_eq!(server.get("/v2/up/library/x/manifests/1").await.digest(), image.digest);
+    assert_eq!(server.get("/v2/_catalog").await.bytes(), r#"{"repositories":["up/library/x"]}"#);
+}

@@ -1,5 +1,6 @@
 //! Tags and repositories that more than one replica writes: two servers over one bucket.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use headpond::app::World;
@@ -361,6 +362,43 @@ async fn repository_that_another_replica_made_private_is_so_here_when_its_rule_i
     orphan.clock.advance(BELIEVED);
     assert_eq!(orphan.get(TAG).await.status, StatusCode::NOT_FOUND, "a bucket that is away opens nothing");
     drop(one);
+}
+
+/// The bucket does not say whether the repository has a record, neither behind the first answer nor behind its manifest.
+#[tokio::test(flavor = "multi_thread")]
+async fn repository_whose_record_could_not_be_looked_for_is_recorded_with_the_next_pull() {
+    let (fake, bucket, one, _other) = two_replicas().await;
+    let image = fake.put_image("library/x", "1", &[]);
+    let path = format!("/v2/up/library/x/manifests/{}", image.digest);
+    bucket.break_path("/repositories/", BucketFault::AccessDenied);
+    bucket.take_journal();
+    assert_eq!(one.get(&path).await.digest(), image.digest);
+    let looks = Cell::new(0);
+    wait_for(|| {
+        looks.set(looks.get() + bucket.take_journal().iter().filter(|call| call.path.contains("/repositories/")).count());
+        looks.get() == 2
+    })
+    .await;
+    bucket.mend();
+    let manifest = bucket.file(&format!("images/up/library/x/_manifests/sha256/{}", image.digest.hex()));
+    assert!(manifest.exists() && !bucket.file(REPOSITORY_KEY).exists());
+    assert_eq!(one.get(&path).await.digest(), image.digest);
+    wait_for(|| bucket.file(REPOSITORY_KEY).exists()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repository_whose_record_was_removed_is_recorded_again_while_it_is_pulled() {
+    let (fake, bucket) = (FakeUpstream::start().await, FakeBucket::start().await);
+    let server = replica(&fake, &bucket, "").await;
+    let image = fake.put_image("library/x", "1", &[]);
+    assert_eq!(server.get(TAG).await.digest(), image.digest);
+    wait_for(|| bucket.file(REPOSITORY_KEY).exists()).await;
+    // It is in memory, then.
+    assert_eq!(server.get(TAG).await.digest(), image.digest);
+    std::fs::remove_file(bucket.file(REPOSITORY_KEY)).unwrap();
+    server.clock.advance(DAY / 2);
+    assert_eq!(server.get(TAG).await.digest(), image.digest);
+    wait_for(|| bucket.file(REPOSITORY_KEY).exists()).await;
 }
 
 /// The calls of a revalidation fail one after the other, until there is none left to fail.

@@ -108,6 +108,29 @@ async fn what_nobody_pulled_is_removed_and_can_be_pulled_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_pulled_of_a_repository_without_a_record_is_removed() {
+    let (_fake, server, image) = with_image(&[]).await;
+    std::fs::remove_file(server.directory.path().join("headpond-data/repositories/up!library!x")).unwrap();
+    server.clock.advance(91 * DAY);
+    assert_eq!(retire(&server).await, Retired { tags: 1, manifests: 1, links: 1, repositories: 0 });
+    assert!(!record(&server, &of("_manifests", &image.digest)).exists());
+}
+
+/// A manifest that was pushed names no source.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_pushed_to_a_repository_without_a_record_stays() {
+    let (_fake, server, image) = with_image(&[]).await;
+    std::fs::remove_file(server.directory.path().join("headpond-data/repositories/up!library!x")).unwrap();
+    let path = record(&server, &of("_manifests", &image.digest));
+    let mut pushed: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    pushed["source"] = "".into();
+    std::fs::write(&path, pushed.to_string()).unwrap();
+    server.clock.advance(91 * DAY);
+    assert_eq!(retire(&server).await, NOTHING);
+    assert!(path.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_somebody_pulled_stays_with_its_layers() {
     let (fake, server, kept) = with_image(&["shared", "its own"]).await;
     let other = fake.put_image("library/x", "2", &["shared".into(), "the other's".into()]);
