@@ -60,7 +60,8 @@ impl Cache {
             self.repository(&origin.repository).await?
         };
         let is_known = |record: &RepositoryRecord| *record.source == *origin.source && record.needs_user == origin.needs_user;
-        if known.as_ref().is_some_and(is_known) {
+        // A rule that covers its name makes no cache of a repository that is pushed to.
+        if known.as_ref().is_some_and(|record| record.kind == RepositoryKind::Hosted || is_known(record)) {
             return Ok(());
         }
         let record = RepositoryRecord {

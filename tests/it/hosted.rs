@@ -15,6 +15,22 @@ pub(crate) struct HostedRepository<'a> {
     source: String,
 }
 
+fn hosted(name: &RepositoryName) -> RepositoryRecord {
+    RepositoryRecord {
+        kind: RepositoryKind::Hosted,
+        name: name.to_string(),
+        source: String::new(),
+        upstream_repository: String::new(),
+        needs_user: false,
+        created_at: 1,
+    }
+}
+
+/// The record of a repository that is pushed to, as it is in a store.
+pub(crate) fn hosted_record(name: &str) -> Vec<u8> {
+    serde_json::to_vec(&hosted(&RepositoryName::parse(name).unwrap())).unwrap()
+}
+
 /// What was pushed.
 #[derive(Clone, Debug)]
 pub(crate) struct Pushed {
@@ -35,15 +51,7 @@ impl<'a> HostedRepository<'a> {
     /// The same, by another clock.
     pub(crate) async fn create_at(store: &'a Store, name: &str, clock: &Clock) -> Self {
         let name = RepositoryName::parse(name).unwrap();
-        let record = RepositoryRecord {
-            kind: RepositoryKind::Hosted,
-            name: name.to_string(),
-            source: String::new(),
-            upstream_repository: String::new(),
-            needs_user: false,
-            created_at: 1,
-        };
-        store.records.write(&RecordKey::repository(&name), &record).await.unwrap();
+        store.records.write(&RecordKey::repository(&name), &hosted(&name)).await.unwrap();
         Self { store, name, marks: store.gc_marks(clock), clock: clock.clone(), source: String::new() }
     }
 

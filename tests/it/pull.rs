@@ -8,6 +8,7 @@ use reqwest::StatusCode;
 
 use crate::fake_upstream::{FakeUpstream, pseudo_random};
 use crate::headpond::Headpond;
+use crate::hosted::hosted_record;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn second_pull_of_an_image_makes_no_upstream_request() {
@@ -84,6 +85,20 @@ fn blob_file(directory: &std::path::Path, digest: &Digest) -> std::path::PathBuf
 
 fn stored(server: &Headpond, digest: &Digest) -> std::fs::Metadata {
     std::fs::metadata(blob_file(server.directory.path(), digest)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosted_repository_stays_one_when_a_rule_covers_its_name() {
+    let fake = FakeUpstream::start().await;
+    let image = fake.put_image("library/x", "1", &[]);
+    let (directory, record) = (tempfile::tempdir().unwrap(), hosted_record("up/library/x"));
+    let repositories = directory.path().join("headpond-data/repositories");
+    std::fs::create_dir_all(&repositories).unwrap();
+    std::fs::write(repositories.join("up!library!x"), &record).unwrap();
+    let server = Headpond::in_directory(&fake, "", "", directory, World::default()).await;
+    assert_eq!(server.get("/v2/up/library/x/manifests/1").await.digest(), image.digest);
+    let directory = server.stop().await;
+    assert_eq!(std::fs::read(directory.path().join("headpond-data/repositories/up!library!x")).unwrap(), record);
 }
 
 /// As after a crash between the manifest's record and the repository's.

@@ -13,6 +13,7 @@ use crate::auth::write_secrets;
 use crate::fake_bucket::{FakeBucket, Fault as BucketFault};
 use crate::fake_upstream::{FakeUpstream, Fault, Image, On};
 use crate::headpond::{Answer, Headpond, configuration};
+use crate::hosted::hosted_record;
 
 const TAG: &str = "/v2/up/library/x/manifests/1";
 const TAG_KEY: &str = "images/up/library/x/_tags/1";
@@ -399,6 +400,19 @@ async fn repository_whose_record_was_removed_is_recorded_again_while_it_is_pulle
     server.clock.advance(DAY / 2);
     assert_eq!(server.get(TAG).await.digest(), image.digest);
     wait_for(|| bucket.file(REPOSITORY_KEY).exists()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosted_repository_in_a_bucket_stays_one_when_a_rule_covers_its_name() {
+    let (fake, bucket, one, _other) = two_replicas().await;
+    let image = fake.put_image("library/x", "1", &[]);
+    let record = hosted_record("up/library/x");
+    std::fs::create_dir_all(bucket.file("repositories")).unwrap();
+    bucket.replace(REPOSITORY_KEY, &record);
+    assert_eq!(one.get(TAG).await.digest(), image.digest);
+    wait_for_record(&bucket, VALIDATED_KEY, &image.digest).await;
+    one.stop().await;
+    assert_eq!(std::fs::read(bucket.file(REPOSITORY_KEY)).unwrap(), record);
 }
 
 /// The calls of a revalidation fail one after the other, until there is none left to fail.
