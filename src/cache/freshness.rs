@@ -121,7 +121,7 @@ impl Cache {
     pub(super) async fn revalidate(&self, origin: &Arc<Origin>, tag: &Tag, entry: TagEntry, demand: Demand) -> Result<Current, CacheError> {
         if demand == Demand::AsConfigured
             && let Some(failed) = entry.failed
-            && failed.retry_at > self.now_seconds()
+            && failed.holds_off(self.now_seconds())
         {
             return self.stale(origin, &entry, failed.reason);
         }
@@ -271,7 +271,7 @@ impl Cache {
         }
         let in_a_row = entry.failed.map_or(0, |failed| failed.in_a_row) + 1;
         let pause = self.limits.revalidate_backoff.saturating_mul(1 << (in_a_row - 1).min(16)).min(MAX_BACKOFF);
-        entry.failed = Some(FailedAttempt { reason, retry_at: self.now_seconds() + pause.as_secs(), in_a_row });
+        entry.failed = Some(FailedAttempt { reason, failed_at: self.now_seconds(), pause, in_a_row });
         self.memory.tags.insert(key, entry);
     }
 }

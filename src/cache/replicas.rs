@@ -274,7 +274,7 @@ impl Cache {
 
     /// The owner could not have a tag confirmed: until that may have changed it is not asked again.
     fn ask_later(&self, origin: &Origin, tag: &Tag, reason: StaleReason) {
-        let failed = Some(FailedAttempt { reason, retry_at: self.now_seconds() + OWNER_PAUSE.as_secs(), in_a_row: 0 });
+        let failed = Some(FailedAttempt { reason, failed_at: self.now_seconds(), pause: OWNER_PAUSE, in_a_row: 0 });
         self.memory.tags.entry((origin.key(), tag.clone())).and_compute_with(|current| match current {
             Some(current) => Op::Put(TagEntry { failed, ..current.into_value() }),
             None => Op::Nop,

@@ -1,7 +1,7 @@
 //! Lookup of manifests by tag.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::freshness::{Current, StaleReason};
 use super::tag_records::TagOrigin;
@@ -71,12 +71,21 @@ pub(super) struct HeadMemo {
     pub(super) place: Option<Expected>,
 }
 
-/// An attempt that is not repeated before `retry_at`.
+/// An attempt that is not repeated for a while.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FailedAttempt {
     pub(super) reason: StaleReason,
-    pub(super) retry_at: u64,
+    /// When it failed, in unix seconds.
+    pub(super) failed_at: u64,
+    pub(super) pause: Duration,
     pub(super) in_a_row: u32,
+}
+
+impl FailedAttempt {
+    /// Whether it is too early for the next one. Not where the clock says less than when this one failed: it was set back.
+    pub(super) fn holds_off(&self, now_seconds: u64) -> bool {
+        now_seconds.checked_sub(self.failed_at).is_some_and(|age| age < self.pause.as_secs())
+    }
 }
 
 impl TagEntry {

@@ -94,6 +94,21 @@ async fn tag_that_moves_is_seen_after_every_jump() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tag_whose_check_failed_is_checked_again_after_a_jump_back() {
+    let fake = FakeUpstream::start().await;
+    let image = fake.put_image("library/x", "1", &[]);
+    let server = Headpond::before(&fake).await;
+    server.get(TAG).await;
+    server.clock.advance(49 * HOUR);
+    fake.remove("library/x", "1");
+    assert!(!server.get(TAG).await.header("warning").is_empty());
+    let moved = fake.put_image("library/x", "1", &["new".into()]);
+    assert_eq!(server.get(TAG).await.digest(), image.digest, "upstream is left alone for a while");
+    server.clock.set_back(HOUR);
+    assert_eq!(server.get(TAG).await.digest(), moved.digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn retirement_after_a_jump_back_removes_nothing() {
     let fake = FakeUpstream::start().await;
     let image = fake.put_image("library/x", "1", &["a layer".into()]);
