@@ -29,8 +29,9 @@ pub const VALIDATED_HEADER: HeaderName = HeaderName::from_static("headpond-repli
 /// Why an answer may be out of date.
 pub const STALE_HEADER: HeaderName = HeaderName::from_static("headpond-replica-stale");
 
-/// On a request: no client of the replica waits for the answer. Like `Range` it is not signed: who may change it can only have
-/// the answer come later, or not.
+/// On a request: no client of the replica waits for the answer. Like `Range` and `Cache-Control` it is not signed. Who can change
+/// these on the way can have an answer come later, or not, or with other bytes than were asked for, which are refused; and a tag
+/// checked when nobody wants it, or answered as the rule's freshness allows where a client wants it checked now.
 pub const UNATTENDED_HEADER: HeaderName = HeaderName::from_static("headpond-replica-unattended");
 
 /// How far the clocks of two replicas may be apart, and how long a request may be under way.
