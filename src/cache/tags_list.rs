@@ -82,12 +82,19 @@ impl Cache {
         Ok(tags)
     }
 
-    /// The tags that were pulled; `None` if there are none.
+    /// The tags that were pulled through this origin's source; `None` if there are none. Others in the
+    /// repository came through a rule that has named another upstream, or other credentials, since.
     async fn tags_pulled(&self, origin: &Origin) -> Option<Tags> {
-        let known = self.repository(&origin.repository).await;
-        self.or_miss(origin, known).filter(|record| *record.source == *origin.source)?;
-        let tags = self.store.records.list_tags(&origin.repository).await;
-        self.or_miss(origin, tags.map(Some)).filter(|tags| !tags.is_empty()).map(Arc::new)
+        let view = match self.view(&origin.repository).await {
+            Ok(view) => view,
+            Err(error) => {
+                tracing::warn!(repository = %origin.repository, %error, "cached tags cannot be listed; they are left out");
+                return None;
+            }
+        };
+        let mut tags: Vec<Tag> = view.tags().filter(|(_, record)| *record.source == *origin.source).map(|(tag, _)| tag.clone()).collect();
+        tags.sort();
+        Some(tags).filter(|tags| !tags.is_empty()).map(Arc::new)
     }
 }
 

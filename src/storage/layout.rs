@@ -276,11 +276,6 @@ pub(super) fn tag(name: &RepositoryName, tag: &Tag) -> Key {
     image(name, &["_tags", tag.as_str()])
 }
 
-/// Prefix of a repository's tags.
-pub(super) fn tags(name: &RepositoryName) -> Key {
-    image(name, &["_tags"])
-}
-
 /// Key of a tag's last validation.
 pub(super) fn validated(name: &RepositoryName, tag: &Tag) -> Key {
     image(name, &["_validated", tag.as_str()])

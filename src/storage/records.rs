@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use futures::TryStreamExt;
 use object_store::path::Path as Key;
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutPayload};
 use serde::de::DeserializeOwned;
@@ -288,18 +287,5 @@ impl Records {
         serde_json::from_slice(bytes)
             .inspect_err(|error| tracing::warn!(key = %key.key, %error, "a record is not of its form and is ignored"))
             .ok()
-    }
-
-    /// The tags of a repository, sorted.
-    ///
-    /// # Errors
-    /// When the store cannot list.
-    pub async fn list_tags(&self, name: &RepositoryName) -> Result<Vec<Tag>, StorageError> {
-        let prefix = layout::tags(name);
-        let objects: Vec<_> = self.store.list(Some(&prefix)).try_collect().await.map_err(|error| StorageError::object(&prefix, error))?;
-        let mut tags: Vec<Tag> =
-            objects.iter().filter_map(|object| object.location.filename()).filter_map(|name| Tag::parse(name).ok()).collect();
-        tags.sort();
-        Ok(tags)
     }
 }

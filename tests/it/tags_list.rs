@@ -119,6 +119,22 @@ async fn tags_that_were_pulled_are_told_where_there_is_no_other_list() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tags_that_were_pulled_through_another_upstream_are_not_told() {
+    let ((private, _), (fake, _)) = (with_tags(3).await, with_tags(3).await);
+    let server = Headpond::before(&private).await;
+    for tag in ["t000", "t001"] {
+        server.get(&format!("/v2/up/library/x/manifests/{tag}")).await;
+    }
+    let directory = server.stop().await;
+    let server = Headpond::in_directory(&fake, "", "", directory, World::default()).await;
+    server.get("/v2/up/library/x/manifests/t002").await;
+    let directory = server.stop().await;
+    fake.stop().await;
+    let server = Headpond::in_directory(&fake, "", "", directory, World::default()).await;
+    assert_eq!(tags(&server.get(LIST).await), ["t002"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn unknown_repository_has_no_list_and_costs_one_request() {
     let fake = FakeUpstream::start().await;
     let server = Headpond::before(&fake).await;

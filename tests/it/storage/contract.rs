@@ -85,7 +85,7 @@ macro_rules! facts {
                     what_another_process_wrote_is_read_at_once,
                     records_of_one_name_do_not_meet,
                     a_record_that_is_not_of_its_form_is_none,
-                    tags_are_listed_sorted_and_of_one_repository,
+                    a_view_has_the_tags_of_one_repository,
                     a_repository_inside_another_is_apart_from_it,
                     concurrent_writes_leave_one_of_them;
                 versions:

@@ -1,7 +1,11 @@
 //! Records: written whole, read as they were written.
 
+use std::collections::BTreeSet;
+
+use headpond::oci::Tag;
 use headpond::storage::{
-    BlobLinkRecord, ManifestRecord, RecordKey, Records, RepositoryKind, RepositoryRecord, SourceBlobRecord, TagRecord, ValidatedRecord,
+    BlobLinkRecord, ManifestRecord, RecordKey, Records, RepositoryKind, RepositoryRecord, RepositoryView, SourceBlobRecord, TagRecord,
+    ValidatedRecord,
 };
 use object_store::path::Path as Key;
 use object_store::{ObjectStoreExt, PutPayload};
@@ -52,7 +56,7 @@ pub(crate) async fn every_kind_of_record_reads_as_it_was_written_in(records: &Re
 pub(crate) async fn a_record_that_is_not_there_is_none(subject: Subject) {
     let records = subject.records;
     assert_eq!(records.read(&RecordKey::tag(&name("a/b"), &tag("1"))).await.unwrap(), None);
-    assert_eq!(records.list_tags(&name("a/b")).await.unwrap(), []);
+    assert!(records.view(&name("a/b"), &RepositoryView::default()).await.unwrap().is_empty());
 }
 
 pub(crate) fn tag_record(number: u64) -> TagRecord {
@@ -108,12 +112,14 @@ pub(crate) async fn a_record_that_is_not_of_its_form_is_none(subject: Subject) {
     assert_eq!(records.read(&key).await.unwrap(), Some(tag_record(1)));
 }
 
-pub(crate) async fn tags_are_listed_sorted_and_of_one_repository(subject: Subject) {
+pub(crate) async fn a_view_has_the_tags_of_one_repository(subject: Subject) {
     let records = subject.records;
     for (repository, text) in [("a/b", "2"), ("a/b", "10"), ("a/b", "latest"), ("a/b", "V1"), ("a/b/c", "x"), ("a/bc", "y"), ("a", "z")] {
         records.write(&RecordKey::tag(&name(repository), &tag(text)), &tag_record(1)).await.unwrap();
     }
-    assert_eq!(records.list_tags(&name("a/b")).await.unwrap(), ["10", "2", "V1", "latest"].map(tag));
+    let view = records.view(&name("a/b"), &RepositoryView::default()).await.unwrap();
+    let tags: BTreeSet<Tag> = view.tags().map(|(tag, _)| tag.clone()).collect();
+    assert_eq!(tags, ["10", "2", "V1", "latest"].map(tag).into());
 }
 
 pub(crate) async fn a_repository_inside_another_is_apart_from_it(subject: Subject) {
