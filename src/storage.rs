@@ -34,6 +34,7 @@ mod versions;
 mod view;
 mod walk;
 mod whole_list;
+mod words;
 
 pub use blob_files::{BlobFiles, OpenBlob};
 pub use blocking::blocking;
@@ -59,6 +60,7 @@ pub use room::{Room, RoomLimits, RoomNumbers};
 pub use staged_blob::StagedBlob;
 pub use versions::{Conflict, Expected, IfChanged, Version};
 pub use view::RepositoryView;
+pub use words::ListedWord;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

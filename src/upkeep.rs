@@ -133,7 +133,7 @@ impl Upkeep {
 impl UpkeepParts {
     /// Where the truth is: the bucket, if there is one.
     fn truth(&self) -> Inventory {
-        self.store.bucket.clone().map_or_else(|| self.disk(), Inventory::Bucket)
+        self.store.truth()
     }
 
     fn disk(&self) -> Inventory {

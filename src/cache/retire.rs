@@ -4,8 +4,8 @@
 //! What was pulled lately stays, with everything it refers to (an index keeps the images of other
 //! platforms) and everything that refers to it (signatures). The rest goes: tags first, so that no tag
 //! points nowhere, then manifests, links to blobs that no manifest needs any more, hints, and last the
-//! repository, when nothing is left. Bytes are left to eviction and garbage collection, and so are the
-//! words of sources, which are about blobs.
+//! repository, when nothing is left. Bytes are left to eviction and garbage collection. Words of sources
+//! are about blobs, and go behind all repositories, where their blobs have gone (`words`).
 //!
 //! No lock is needed against pulls, nor among replicas that do this at the same time. Whatever is
 //! removed can be fetched again: a pull that meets a half-removed image is a miss, goes upstream and
@@ -13,6 +13,8 @@
 //! save for an instant; lost in that instant is a record, of an image that nobody wanted for
 //! `limits.retire_after`. A repository's record alone has to be there while there is a manifest, and
 //! [`Cache::retire_repository`] says how it is.
+
+mod words;
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
@@ -44,6 +46,8 @@ pub struct Retired {
     pub links: u64,
     /// Repositories of which nothing was left.
     pub repositories: u64,
+    /// Words of sources whose blobs have gone.
+    pub words: u64,
 }
 
 /// What of a repository nobody has wanted since a moment.
@@ -68,8 +72,15 @@ impl Cache {
             loop {
                 match cache.retire().await {
                     Ok(retired) if retired == Retired::default() => {}
-                    Ok(Retired { tags, manifests, links, repositories }) => {
-                        tracing::info!(tags, manifests, links, repositories, "retired records of content that nobody pulled for long");
+                    Ok(Retired { tags, manifests, links, repositories, words }) => {
+                        tracing::info!(
+                            tags,
+                            manifests,
+                            links,
+                            repositories,
+                            words,
+                            "retired records of content that nobody pulled for long"
+                        );
                     }
                     Err(error) => tracing::warn!(%error, "repositories cannot be listed; nothing is retired for now"),
                 }
@@ -78,8 +89,8 @@ impl Cache {
         });
     }
 
-    /// Retires what nobody has pulled for `limits.retire_after`. A repository that cannot be read or
-    /// written is left for the next time.
+    /// Retires what nobody has pulled for `limits.retire_after`, and words of sources that are as old and
+    /// whose blobs have gone. A repository that cannot be read or written is left for the next time.
     ///
     /// # Errors
     /// When the repositories cannot be listed.
@@ -101,6 +112,9 @@ impl Cache {
             if !seen.contains(&name) {
                 self.retire_or_leave(&name, since, &mut retired).await;
             }
+        }
+        if let Err(error) = self.retire_words(since, &mut retired).await {
+            tracing::warn!(%error, "the words of sources cannot be gone through; no more of them are retired for now");
         }
         Ok(retired)
     }

@@ -178,7 +178,7 @@ pub(super) fn blob(digest: &Digest) -> Key {
     Key::from_iter(["blobs", digest.algorithm().as_str(), hex.get(..2).unwrap_or_default(), hex.as_str()])
 }
 
-/// The digest that the key of a blob names; `None` for a key that is none.
+/// The digest that the key of a blob, or of a source's word, names; `None` for a key that is none.
 pub(super) fn digest_of(key: &Key) -> Option<Digest> {
     let parts: Vec<_> = key.parts().collect();
     let [.., algorithm, _, hex] = parts.as_slice() else { return None };
@@ -220,6 +220,11 @@ pub(super) fn all_images() -> Key {
 /// Prefix of the words of all sources.
 pub(super) fn sources() -> Key {
     Key::from("sources")
+}
+
+/// The source that the key of a word names.
+pub(super) fn source_of(key: &Key) -> Option<String> {
+    key.parts().nth(1).map(|source| source.as_ref().to_owned())
 }
 
 /// The repository that a key below [`all_images`] belongs to, and what the key is about.

@@ -191,7 +191,8 @@ impl Headpond {
     }
 }
 
-fn walk(directory: &Path, names: &mut Vec<String>) {
+/// The names of all files below a directory.
+pub(crate) fn walk(directory: &Path, names: &mut Vec<String>) {
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_type().unwrap().is_dir() {
             walk(&entry.path(), names);

@@ -1,5 +1,6 @@
 //! What nobody pulls goes; what somebody pulls stays, with all that belongs to it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,15 +12,15 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::fake_bucket::{FakeBucket, Fault as BucketFault};
-use crate::fake_upstream::{FakeUpstream, Image};
-use crate::headpond::{Headpond, configuration};
+use crate::fake_upstream::{FakeUpstream, Image, pseudo_random};
+use crate::headpond::{Headpond, configuration, walk};
 use crate::scrub::directory_with_hosted_image;
 
 const TAG: &str = "/v2/up/library/x/manifests/1";
 const MINUTE: Duration = Duration::from_secs(61);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-const NOTHING: Retired = Retired { tags: 0, manifests: 0, links: 0, repositories: 0 };
+const NOTHING: Retired = Retired { tags: 0, manifests: 0, links: 0, repositories: 0, words: 0 };
 
 async fn with_image(layers: &[&'static str]) -> (FakeUpstream, Headpond, Image) {
     let fake = FakeUpstream::start().await;
@@ -92,7 +93,7 @@ async fn what_nobody_pulled_is_removed_and_can_be_pulled_again() {
     server.clock.advance(89 * DAY);
     assert_eq!(retire(&server).await, NOTHING);
     server.clock.advance(2 * DAY);
-    assert_eq!(retire(&server).await, Retired { tags: 1, manifests: 1, links: 2, repositories: 1 });
+    assert_eq!(retire(&server).await, Retired { tags: 1, manifests: 1, links: 2, repositories: 1, ..NOTHING });
     assert_eq!(server.get("/v2/_catalog").await.bytes(), r#"{"repositories":[]}"#);
     let root = server.directory.path().join("headpond-data");
     assert!(!root.join("images/up").exists(), "nor are empty directories left");
@@ -140,7 +141,7 @@ async fn what_somebody_pulled_stays_with_its_layers() {
     server.get(TAG).await;
     wait_for(|| record(&server, &of("_pulled", &kept.digest)).exists()).await;
     server.clock.advance(40 * DAY);
-    assert_eq!(retire(&server).await, Retired { tags: 1, manifests: 1, links: 2, repositories: 0 });
+    assert_eq!(retire(&server).await, Retired { tags: 1, manifests: 1, links: 2, repositories: 0, ..NOTHING });
     let link = |digest: &Digest| record(&server, &of("_blobs", digest)).exists();
     assert!(link(&kept.layers[0]) && link(&kept.layers[1]) && link(&kept.config) && !link(&other.layers[1]) && !link(&other.config));
     let directory = server.stop().await;
@@ -174,7 +175,7 @@ async fn what_belongs_to_an_index_that_is_pulled_stays_and_so_do_its_signatures(
     server.clock.advance(40 * DAY);
     assert_eq!(retire(&server).await, NOTHING);
     server.clock.advance(60 * DAY);
-    assert_eq!(retire(&server).await, Retired { tags: 1, manifests: 4, links: 5, repositories: 1 });
+    assert_eq!(retire(&server).await, Retired { tags: 1, manifests: 4, links: 5, repositories: 1, ..NOTHING });
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -305,4 +306,76 @@ async fn nothing_is_retired_where_that_is_not_wanted() {
     recorded(&server, "1", &image.digest).await;
     server.clock.advance(1000 * DAY);
     assert_eq!(retire(&server).await, NOTHING);
+}
+
+/// The blobs that some source has given its word for.
+fn words(server: &Headpond) -> BTreeSet<String> {
+    let mut files = Vec::new();
+    walk(&server.directory.path().join("headpond-data/sources"), &mut files);
+    files.into_iter().collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn word_of_a_source_goes_once_its_blob_was_evicted_and_stays_with_its_blob() {
+    let fake = FakeUpstream::start().await;
+    let layers = [1, 2].map(|seed| pseudo_random(seed, 600 * 1024));
+    let text = configuration(&fake.url(), "", "").replace("path: headpond-data", "path: headpond-data, max_size: 1MiB, min_free: 0");
+    let server = Headpond::of(&fake, &text, TempDir::new().unwrap(), World::default()).await;
+    let [evicted, kept] = layers.map(|layer| fake.put_blob(layer));
+    for blob in [&evicted, &kept] {
+        assert_eq!(server.get(&Headpond::blob(blob)).await.digest(), *blob);
+        server.wait_for_fills().await;
+    }
+    assert_eq!(server.stored_blobs(), [kept.hex()]);
+    assert_eq!(words(&server), [evicted.hex(), kept.hex()].into());
+    server.clock.advance(91 * DAY);
+    assert_eq!(retire(&server).await.words, 1);
+    assert_eq!(words(&server), [kept.hex()].into());
+    assert_eq!(server.metric(r#"headpond_retired_records_total{kind="word"}"#), 1);
+
+    fake.clear_journal();
+    assert_eq!(server.get(&Headpond::blob(&evicted)).await.digest(), evicted);
+    server.wait_for_fills().await;
+    assert_eq!(words(&server), [evicted.hex(), kept.hex()].into(), "who fetches it writes it anew");
+    assert_eq!(retire(&server).await.words, 1, "now the other one is evicted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn word_of_a_source_whose_blob_was_only_asked_for_goes_when_it_is_old() {
+    let fake = FakeUpstream::start().await;
+    let (server, blob) = (Headpond::before(&fake).await, fake.put_blob("never pulled"));
+    assert_eq!(server.head(&Headpond::blob(&blob)).await.status, StatusCode::OK);
+    assert_eq!(words(&server), [blob.hex()].into());
+    server.clock.advance(89 * DAY);
+    assert_eq!(retire(&server).await.words, 0);
+    server.clock.advance(2 * DAY);
+    assert_eq!(retire(&server).await.words, 1);
+    assert_eq!(words(&server), BTreeSet::new());
+    assert_eq!(server.head(&Headpond::blob(&blob)).await.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn words_are_compared_with_the_blobs_of_a_bucket_without_a_request_for_each() {
+    let (fake, bucket) = (FakeUpstream::start().await, FakeBucket::start().await);
+    let text = configuration(&fake.url(), "", "").replace("path: headpond-data", &format!("path: headpond-data, s3: {}", bucket.s3()));
+    let server = Headpond::of(&fake, &text, TempDir::new().unwrap(), World::default()).await;
+    let blobs: Vec<Digest> = (0..12).map(|number| fake.put_blob(format!("blob {number}"))).collect();
+    let (pulled, asked_for) = blobs.split_at(6);
+    for blob in pulled {
+        assert_eq!(server.get(&Headpond::blob(blob)).await.digest(), *blob);
+    }
+    for blob in asked_for {
+        assert_eq!(server.head(&Headpond::blob(blob)).await.status, StatusCode::OK);
+    }
+    let of = |kind: &'static str| move |key: &&String| key.starts_with(kind);
+    wait_for(|| bucket.keys().iter().filter(of("blobs/")).count() == 6 && bucket.keys().iter().filter(of("sources/")).count() == 12).await;
+    server.clock.advance(91 * DAY);
+    bucket.take_journal();
+    assert_eq!(retire(&server).await.words, 6);
+    let looks = bucket.take_journal().into_iter().filter(|call| call.method == "HEAD" && call.path.contains("/blobs/")).count();
+    assert_eq!(looks, 6, "only those that are not listed");
+    let keys = bucket.keys();
+    let left: BTreeSet<&str> = keys.iter().filter(of("sources/")).filter_map(|key| key.rsplit('/').next()).collect();
+    let expected: Vec<String> = pulled.iter().map(Digest::hex).collect();
+    assert_eq!(left, expected.iter().map(String::as_str).collect());
 }

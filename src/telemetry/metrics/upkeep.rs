@@ -24,7 +24,7 @@ pub struct UpkeepMetrics {
 }
 
 /// Kinds of records that are retired.
-const RETIRED: [&str; 4] = ["tag", "manifest", "link", "repository"];
+const RETIRED: [&str; 5] = ["tag", "manifest", "link", "repository", "word"];
 
 impl UpkeepMetrics {
     pub(super) fn define(d: &mut Definitions) -> Option<Self> {
@@ -55,7 +55,7 @@ impl UpkeepMetrics {
         self.rotten.with_label_values(&[if is_hosted { "hosted" } else { "cached" }]).inc();
     }
 
-    /// Counts records that were retired: `tag`, `manifest`, `link` or `repository`.
+    /// Counts records that were retired: `tag`, `manifest`, `link`, `repository` or `word`.
     pub fn retired(&self, kind: &'static str, count: u64) {
         self.retired.with_label_values(&[kind]).inc_by(count);
     }
