@@ -29,24 +29,38 @@ pub enum Role {
     Joined,
 }
 
-type Landing<V> = Shared<BoxFuture<'static, Result<V, FlightAborted>>>;
+/// What a load brings, for all who wait for it.
+pub(super) type Landing<V> = Shared<BoxFuture<'static, Result<V, FlightAborted>>>;
 
 /// Loads under way, by key.
 #[derive(Clone)]
 pub struct Flights<K, V> {
-    running: Arc<Mutex<HashMap<K, Landing<V>>>>,
+    running: Arc<Running<K, V>>,
     tasks: Tasks,
 }
 
-/// Takes the key out even when the load panics.
+type Running<K, V> = Mutex<HashMap<K, UnderWay<V>>>;
+
+/// A load under way, and the one that begins when it has ended.
+struct UnderWay<V> {
+    landing: Landing<V>,
+    next: Option<Landing<V>>,
+}
+
+/// Makes way for the next load, even when this one panics.
 struct Departure<K: Eq + Hash, V> {
-    running: Arc<Mutex<HashMap<K, Landing<V>>>>,
+    running: Arc<Running<K, V>>,
     key: K,
 }
 
 impl<K: Eq + Hash, V> Drop for Departure<K, V> {
     fn drop(&mut self) {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(under_way) = running.get_mut(&self.key) else { return };
+        match under_way.next.take() {
+            Some(next) => under_way.landing = next,
+            None => drop(running.remove(&self.key)),
+        }
     }
 }
 
@@ -68,27 +82,65 @@ where
     }
 
     /// Joins the load of `key`, or begins it with `load`.
-    pub fn join<F>(&self, key: K, load: impl FnOnce() -> F) -> (Role, impl Future<Output = Result<V, FlightAborted>> + Send + 'static)
+    pub fn join<F>(&self, key: K, load: impl FnOnce() -> F) -> (Role, Landing<V>)
     where
         F: Future<Output = V> + Send + 'static,
     {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(landing) = running.get(&key) {
-            return (Role::Joined, landing.clone());
+        if let Some(under_way) = running.get(&key) {
+            return (Role::Joined, under_way.landing.clone());
         }
-        let (landed, landing) = oneshot::channel();
-        let landing = landing.map(|value| value.map_err(|_| FlightAborted)).boxed().shared();
-        running.insert(key.clone(), landing.clone());
+        let (landed, landing) = landing();
+        running.insert(key.clone(), UnderWay { landing: landing.clone(), next: None });
         drop(running);
+        self.fly(key, None, load(), landed);
+        (Role::Leader, landing)
+    }
+
+    /// The same for a caller to whom a load that began before it is of no use: one under way is waited
+    /// for, and all who come meanwhile share the next.
+    pub fn join_next<F>(&self, key: K, load: impl FnOnce() -> F) -> (Role, Landing<V>)
+    where
+        F: Future<Output = V> + Send + 'static,
+    {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(under_way) = running.get_mut(&key) else {
+            drop(running);
+            return self.join(key, load);
+        };
+        if let Some(next) = &under_way.next {
+            return (Role::Joined, next.clone());
+        }
+        let (landed, next) = landing();
+        under_way.next = Some(next.clone());
+        let before = under_way.landing.clone();
+        drop(running);
+        self.fly(key, Some(before), load(), landed);
+        (Role::Leader, next)
+    }
+
+    /// Runs a load, once the one before it has ended.
+    fn fly<F>(&self, key: K, before: Option<Landing<V>>, load: F, landed: oneshot::Sender<V>)
+    where
+        F: Future<Output = V> + Send + 'static,
+    {
         let departure = Departure { running: Arc::clone(&self.running), key };
-        let load = load();
         self.tasks.spawn("flight", async move {
+            // Should the load panic, the last of these is dropped first: nobody is told before the next has room.
+            let (landed, departure) = (landed, departure);
+            if let Some(before) = before {
+                let _ = before.await;
+            }
             let value = load.await;
             drop(departure);
             let _ = landed.send(value);
         });
-        (Role::Leader, landing)
     }
+}
+
+fn landing<V: Clone + Send + Sync + 'static>() -> (oneshot::Sender<V>, Landing<V>) {
+    let (landed, landing) = oneshot::channel();
+    (landed, landing.map(|value| value.map_err(|_| FlightAborted)).boxed().shared())
 }
 
 #[cfg(test)]
@@ -112,6 +164,47 @@ mod tests {
             assert_eq!(landing.await, Ok(7));
         }
         assert_eq!(flights.join("key", || async { 9 }).1.await, Ok(9), "a landed flight is over");
+    }
+
+    #[tokio::test]
+    async fn those_who_want_no_load_that_began_before_them_share_the_next() {
+        let flights = Flights::<u8, usize>::new(Tasks::default());
+        let (go, gate) = oneshot::channel::<()>();
+        let loads = Arc::new(AtomicUsize::new(0));
+        let load = || {
+            let loads = Arc::clone(&loads);
+            async move { loads.fetch_add(1, Ordering::SeqCst) + 1 }
+        };
+        let first = load();
+        let (_, first) = flights.join(1, || async move {
+            let _ = gate.await;
+            first.await
+        });
+        let later: Vec<_> = (0..10).map(|_| flights.join_next(1, load)).collect();
+        let (role, joined) = flights.join(1, load);
+        assert_eq!(later.iter().filter(|(role, _)| *role == Role::Leader).count(), 1);
+        assert_eq!(role, Role::Joined, "the load under way will do");
+        go.send(()).unwrap();
+        assert_eq!((first.await, joined.await), (Ok(1), Ok(1)));
+        for (_, landing) in later {
+            assert_eq!(landing.await, Ok(2));
+        }
+        assert_eq!(flights.join_next(1, load).1.await, Ok(3), "nothing is under way");
+        assert!(flights.running.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn load_that_panics_makes_way_for_the_next() {
+        let flights = Flights::<u8, u8>::new(Tasks::default());
+        let (go, gate) = oneshot::channel::<()>();
+        let (_, first) = flights.join(1, || async move {
+            let _ = gate.await;
+            panic!("planned by the test")
+        });
+        let (_, next) = flights.join_next(1, || async { 2 });
+        go.send(()).unwrap();
+        assert_eq!((first.await, next.await), (Err(FlightAborted), Ok(2)));
+        assert!(flights.running.lock().unwrap().is_empty());
     }
 
     #[tokio::test]

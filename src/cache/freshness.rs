@@ -94,16 +94,9 @@ pub(super) type Current = Served<Digest>;
 /// How asking upstream went.
 #[derive(Clone, Debug)]
 pub(super) enum Revalidation {
-    Confirmed,
-    Moved(Digest),
+    /// Upstream says so.
+    Said(Digest),
     Unconfirmed(StaleReason),
-}
-
-impl Revalidation {
-    /// Upstream says `digest`.
-    fn of(digest: Digest, known: &TagEntry) -> Self {
-        if digest == known.digest { Self::Confirmed } else { Self::Moved(digest) }
-    }
 }
 
 impl Cache {
@@ -137,8 +130,8 @@ impl Cache {
             return self.stale(origin, &entry, StaleReason::of(&refusal));
         }
         let (cache, asking, asked, known) = (self.clone(), Arc::clone(origin), tag.clone(), entry.clone());
-        let (_, landing) =
-            self.revalidations.join(key, || async move { cache.ask_upstream(&asking, &asked, known, demand, OnConflict::AskAgain).await });
+        let check = || async move { cache.ask_upstream(&asking, &asked, known, demand, OnConflict::AskAgain).await };
+        let (_, landing) = self.revalidations.join_for(demand, key.clone(), check);
         let landed = if waits {
             landing.await
         } else {
@@ -152,9 +145,10 @@ impl Cache {
             }
         };
         match landed {
-            Ok(Revalidation::Confirmed) => Ok(Served::new(entry.digest, CacheResult::Revalidated)),
-            Ok(Revalidation::Moved(digest)) => Ok(Served::new(digest, CacheResult::Miss)),
-            Ok(Revalidation::Unconfirmed(reason)) => self.stale(origin, &entry, reason),
+            Ok(Revalidation::Said(digest)) if digest == entry.digest => Ok(Served::new(digest, CacheResult::Revalidated)),
+            Ok(Revalidation::Said(digest)) => Ok(Served::new(digest, CacheResult::Miss)),
+            // A check that this one waited for may have moved or confirmed it.
+            Ok(Revalidation::Unconfirmed(reason)) => self.stale(origin, &self.memory.tags.get(&key).unwrap_or(entry), reason),
             Err(FlightAborted) => self.stale(origin, &entry, StaleReason::Unavailable),
         }
     }
@@ -183,12 +177,17 @@ impl Cache {
         demand: Demand,
         on_conflict: OnConflict,
     ) -> Revalidation {
-        if let Some(landed) = self.landed_meanwhile(origin, tag, &known, demand) {
-            return landed;
-        }
+        let known = match demand {
+            Demand::AsConfigured => match self.landed_meanwhile(origin, tag, &known) {
+                Some(landed) => return landed,
+                None => known,
+            },
+            // What landed meanwhile may have begun before this caller came.
+            Demand::Now => self.memory.tags.get(&(origin.key(), tag.clone())).unwrap_or(known),
+        };
         let entry = self.before_asking(origin, tag, &known).await;
         if demand == Demand::AsConfigured && self.is_fresh(origin, tag, &entry) {
-            return Revalidation::of(entry.digest, &known);
+            return Revalidation::Said(entry.digest);
         }
         let asked_at = self.now_seconds();
         match self.digest_upstream(origin, tag, &entry).await {
@@ -196,25 +195,25 @@ impl Cache {
                 let entry = TagEntry { validated_at: asked_at, gone_since: None, failed: None, ..entry };
                 self.memory.tags.insert((origin.key(), tag.clone()), entry.clone());
                 self.record_validation(origin, tag, entry.as_validated()).await;
-                Revalidation::of(digest, &known)
+                Revalidation::Said(digest)
             }
             Ok(digest) => {
                 let moved = TagEntry::said(digest, asked_at, self.clock.now(), entry.origin.place());
                 self.move_tag(origin, tag, moved, on_conflict);
-                Revalidation::Moved(digest)
+                Revalidation::Said(digest)
             }
             Err(error) => Revalidation::Unconfirmed(self.unconfirmed(origin, tag, entry, &error).await),
         }
     }
 
     /// How a check went that ended between a caller's look at `entry` and its own check.
-    fn landed_meanwhile(&self, origin: &Origin, tag: &Tag, entry: &TagEntry, demand: Demand) -> Option<Revalidation> {
+    fn landed_meanwhile(&self, origin: &Origin, tag: &Tag, entry: &TagEntry) -> Option<Revalidation> {
         let current = self.memory.tags.get(&(origin.key(), tag.clone()))?;
         let attempts = |entry: &TagEntry| entry.failed.map_or(0, |failed| failed.in_a_row);
         if current.validated_at > entry.validated_at {
-            return Some(Revalidation::of(current.digest, entry));
+            return Some(Revalidation::Said(current.digest));
         }
-        let failed = current.failed.filter(|_| demand == Demand::AsConfigured && attempts(&current) > attempts(entry))?;
+        let failed = current.failed.filter(|_| attempts(&current) > attempts(entry))?;
         Some(Revalidation::Unconfirmed(failed.reason))
     }
 

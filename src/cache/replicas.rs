@@ -105,7 +105,7 @@ impl Cache {
             return None;
         }
         let (cache, asking, asked) = (self.clone(), Arc::clone(origin), tag.clone());
-        let (role, landing) = self.through.tags.join((origin.key(), tag.clone()), || async move {
+        let (role, landing) = self.through.tags.join_for(demand, (origin.key(), tag.clone()), || async move {
             let told = first_word(route, |replica| {
                 let (origin, wanted) = (Arc::clone(&asking), Reference::Tag(asked.clone()));
                 async move { replica.get_manifest(&origin.repository, &wanted, demand == Demand::Now).await }
@@ -149,7 +149,7 @@ impl Cache {
             return None;
         }
         let (cache, asking, wanted) = (self.clone(), Arc::clone(origin), Reference::Tag(tag.clone()));
-        let (role, landing) = self.through.tag_heads.join((origin.key(), tag.clone()), || async move {
+        let (role, landing) = self.through.tag_heads.join_for(demand, (origin.key(), tag.clone()), || async move {
             let told = first_word(route, |replica| {
                 let (origin, wanted) = (Arc::clone(&asking), wanted.clone());
                 async move { replica.head_manifest(&origin.repository, &wanted, demand == Demand::Now).await }
@@ -179,7 +179,7 @@ impl Cache {
             return None;
         }
         let (cache, asking, asked, known) = (self.clone(), Arc::clone(origin), tag.clone(), entry.clone());
-        let (_, landing) = self.through.revalidations.join((origin.key(), tag.clone()), || async move {
+        let (_, landing) = self.through.revalidations.join_for(demand, (origin.key(), tag.clone()), || async move {
             let told = first_word(route, |replica| {
                 let (origin, wanted) = (Arc::clone(&asking), Reference::Tag(asked.clone()));
                 async move { replica.head_manifest(&origin.repository, &wanted, demand == Demand::Now).await }

@@ -1,11 +1,14 @@
 //! Lookup of manifests by tag.
 
+use std::future::Future;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::flight::Landing;
 use super::freshness::{Current, StaleReason};
 use super::tag_records::TagOrigin;
-use super::{Cache, CacheError, CachedManifest, ManifestHeader, Origin, fetched};
+use super::{Cache, CacheError, CachedManifest, Flights, ManifestHeader, Origin, Role, fetched};
 use crate::oci::{Digest, Reference, Tag};
 use crate::storage::{Expected, ValidatedRecord};
 use crate::telemetry::metrics::CacheResult;
@@ -21,6 +24,23 @@ pub enum Demand {
     AsConfigured,
     /// Confirmed now (`Cache-Control: no-cache`).
     Now,
+}
+
+impl<K, V> Flights<K, V>
+where
+    K: Clone + Eq + Hash + Send + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    /// Joins a load that does for `demand`, or begins one: what began before does not tell what is so now.
+    pub(super) fn join_for<F>(&self, demand: Demand, key: K, load: impl FnOnce() -> F) -> (Role, Landing<V>)
+    where
+        F: Future<Output = V> + Send + 'static,
+    {
+        match demand {
+            Demand::AsConfigured => self.join(key, load),
+            Demand::Now => self.join_next(key, load),
+        }
+    }
 }
 
 /// An answer, and what the cache did for it.
@@ -129,9 +149,9 @@ impl Cache {
             return word;
         }
         let (cache, asking, wanted) = (self.clone(), Arc::clone(origin), tag.clone());
-        let (role, landing) = self.tag_imports.join((origin.key(), tag.clone()), || async move {
+        let (role, landing) = self.tag_imports.join_for(demand, (origin.key(), tag.clone()), || async move {
             // What came in, or was refused, between this caller's look and now.
-            if let Some(manifest) = cache.just_imported(&asking, &wanted) {
+            if let Some(manifest) = cache.just_imported(&asking, &wanted, demand) {
                 return Ok(manifest);
             }
             cache.refuse_tag_again(&asking, &wanted, demand)?;
@@ -150,8 +170,8 @@ impl Cache {
     }
 
     /// A manifest that has come in by its tag, and is in memory.
-    fn just_imported(&self, origin: &Origin, tag: &Tag) -> Option<Arc<CachedManifest>> {
-        let entry = self.memory.tags.get(&(origin.key(), tag.clone()))?;
+    fn just_imported(&self, origin: &Origin, tag: &Tag, demand: Demand) -> Option<Arc<CachedManifest>> {
+        let entry = self.memory.tags.get(&(origin.key(), tag.clone())).filter(|_| demand == Demand::AsConfigured)?;
         self.memory.manifests.get(&(origin.key(), entry.digest)).filter(|_| self.is_fresh(origin, tag, &entry))
     }
 
@@ -184,12 +204,12 @@ impl Cache {
             return word;
         }
         let (cache, asking, wanted) = (self.clone(), Arc::clone(origin), tag.clone());
-        let (role, landing) = self.tag_heads.join((origin.key(), tag.clone()), || async move {
+        let (role, landing) = self.tag_heads.join_for(demand, (origin.key(), tag.clone()), || async move {
             // What was told, or refused, between this caller's look and now.
             if let Some(header) = cache.head_memo(&asking, &wanted, demand) {
                 return Ok(header);
             }
-            if let Some(manifest) = cache.just_imported(&asking, &wanted) {
+            if let Some(manifest) = cache.just_imported(&asking, &wanted, demand) {
                 return Ok(manifest.header());
             }
             cache.refuse_tag_again(&asking, &wanted, demand)?;

@@ -7,7 +7,7 @@ use headpond::app::World;
 use reqwest::{Method, StatusCode};
 
 use crate::fake_upstream::{FakeUpstream, Fault, Image, On};
-use crate::headpond::Headpond;
+use crate::headpond::{Answer, Headpond};
 
 const TAG: &str = "/v2/up/library/x/manifests/1";
 /// Clients wait for a tag to be confirmed, however long a busy machine takes for it.
@@ -184,6 +184,50 @@ async fn no_cache_has_upstream_asked_within_the_window() {
     let answer = server.ask(Method::GET, TAG, &now).await;
     assert_eq!(answer.digest(), moved.digest);
     assert!(answer.header("warning").starts_with("110 "), "{answer:?}");
+}
+
+/// The check under way has been told of one move when the tag moves again.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_cache_does_not_make_do_with_a_check_that_began_before_it() {
+    let fake = FakeUpstream::start().await;
+    let old = fake.put_image("library/x", "1", &[]);
+    let server = Headpond::with(&fake, "", "limits: {revalidate_wait: 50ms, head_timeout: 1h, manifest_timeout: 1h}").await;
+    server.get(TAG).await;
+    server.clock.advance(DAY);
+    fake.clear_journal();
+    let between = fake.put_image("library/x", "1", &["between".into()]);
+    fake.on(On::ManifestGet).once(Fault::HangHead);
+    let stale = server.get(TAG).await;
+    assert_eq!(stale.digest(), old.digest);
+    assert!(stale.header("warning").contains("(slow)"), "{stale:?}");
+    fake.wait_until_requests("GET", &between.digest.to_string(), 1).await;
+    let last = fake.put_image("library/x", "1", &["last".into()]);
+    let now = tokio::spawn(server.client.get(server.url(TAG)).header("cache-control", "no-cache").send());
+    assert_eq!(server.get(TAG).await.digest(), old.digest, "the others are told what is cached");
+    assert!(!now.is_finished());
+    fake.release();
+    let now = Answer::read(now.await.unwrap().unwrap()).await;
+    assert_eq!((now.digest(), now.header("warning")), (last.digest, ""));
+    assert_eq!(fake.manifest_heads(), 2);
+    assert_eq!(server.get(TAG).await.digest(), last.digest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_cache_does_not_make_do_with_a_first_pull_that_began_before_it() {
+    let fake = FakeUpstream::start().await;
+    let old = fake.put_image("library/x", "1", &[]);
+    let server = Headpond::before(&fake).await;
+    fake.on(On::ManifestGet).once(Fault::HoldBodyAt(10));
+    let first = tokio::spawn(server.client.get(server.url(TAG)).send());
+    fake.wait_until_blob_bytes_sent(&old.digest, 10).await;
+    let new = fake.put_image("library/x", "1", &["new".into()]);
+    let now = tokio::spawn(server.client.get(server.url(TAG)).header("cache-control", "no-cache").send());
+    assert_eq!(server.get("/v2/").await.status, StatusCode::OK);
+    assert!(!now.is_finished());
+    fake.release();
+    assert_eq!(Answer::read(first.await.unwrap().unwrap()).await.digest(), old.digest, "what upstream told this client");
+    assert_eq!(Answer::read(now.await.unwrap().unwrap()).await.digest(), new.digest);
+    assert_eq!(server.get(TAG).await.digest(), new.digest);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use super::{Replicas, manifest};
+use crate::fake_upstream::{Fault, On};
+use crate::headpond::{Answer, Headpond};
 
 const DAY: Duration = Duration::from_secs(25 * 60 * 60);
 
@@ -46,6 +48,33 @@ async fn a_tag_that_moved_is_moved_everywhere() {
     let answer = servers[0].ask(reqwest::Method::GET, &path, &[("cache-control", "no-cache")]).await;
     assert_eq!(answer.digest(), newest.digest);
     assert_eq!(servers[2].get(&path).await.digest(), newest.digest);
+}
+
+/// The check under way has been told of one move when the tag moves again.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_cache_at_a_replica_does_not_make_do_with_what_its_owner_was_asked_before() {
+    let limits = "limits: {peers_refresh: 10ms, peer_timeout: 1h, revalidate_wait: 50ms, head_timeout: 1h, manifest_timeout: 1h}";
+    let cluster = Replicas::with(2, limits, "").await;
+    let repository = cluster.repository_of(0);
+    cluster.fake.put_image(&repository, "1", &[]);
+    let servers = cluster.start_all().await;
+    let path = manifest(&repository, &"1");
+    for server in &servers {
+        server.get(&path).await;
+    }
+    let between = cluster.fake.put_image(&repository, "1", &["between".into()]);
+    cluster.fake.on(On::ManifestGet).once(Fault::HangHead);
+    let now = |server: &Headpond| tokio::spawn(server.client.get(server.url(&path)).header("cache-control", "no-cache").send());
+    let first = now(&servers[1]);
+    cluster.fake.wait_until_requests("GET", &between.digest.to_string(), 1).await;
+    let last = cluster.fake.put_image(&repository, "1", &["last".into()]);
+    let second = now(&servers[1]);
+    assert_eq!(servers[1].get("/v2/").await.status, reqwest::StatusCode::OK);
+    assert!(!first.is_finished() && !second.is_finished());
+    cluster.fake.release();
+    assert_eq!(Answer::read(first.await.unwrap().unwrap()).await.status, reqwest::StatusCode::OK);
+    assert_eq!(Answer::read(second.await.unwrap().unwrap()).await.digest(), last.digest);
+    assert_eq!(cluster.fake.manifest_heads(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
