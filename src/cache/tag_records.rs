@@ -25,7 +25,7 @@ use crate::storage::{Conflict, Expected, IfChanged, RecordKey, StorageError, Tag
 /// tags in use keep nobody waiting.
 const COMPARED_AHEAD: u32 = 2;
 
-/// How long a tag waits for what was kept for the bucket before it, until it is compared once more.
+/// How long a tag waits for its manifest, which was kept for the bucket before it, until it is compared once more.
 const SENT_WITHIN: Duration = Duration::from_secs(30);
 
 /// What is done where another replica has written in between.
@@ -298,7 +298,7 @@ impl Cache {
             if let Err(error) = cache.record_known_manifest(&origin, &entry.digest).await {
                 cache.not_recorded(&origin, &error);
             }
-            if cache.all_sent().await {
+            if cache.manifest_sent(&origin, &entry.digest).await {
                 cache.record_shared_tag(&origin, &tag, entry, place, OnConflict::Forget).await;
             } else {
                 cache.unrecorded.add(&origin, &tag);
@@ -306,10 +306,11 @@ impl Cache {
         });
     }
 
-    /// Waits for what was kept while the bucket was away: who sees a tag there is to find what it points to.
-    async fn all_sent(&self) -> bool {
+    /// Waits for a manifest that was kept while the bucket was away: who sees a tag there is to find what it points to.
+    async fn manifest_sent(&self, origin: &Origin, digest: &Digest) -> bool {
         let Some(bucket) = &self.store.bucket else { return true };
-        tokio::time::timeout(SENT_WITHIN, bucket.all_sent()).await.is_ok()
+        let record = RecordKey::manifest(&origin.repository, digest);
+        tokio::time::timeout(SENT_WITHIN, bucket.sent(digest, &record)).await.is_ok()
     }
 
     /// Writes a tag. Two such tasks may run at once, in any order: whoever ends last sees that the tag

@@ -35,7 +35,7 @@ pub(super) use later::Later;
 pub use upload::BucketUpload;
 
 use super::whole_list::whole_list;
-use super::{KnownPreconditions, Records, StorageError, layout};
+use super::{KnownPreconditions, RecordKey, Records, StorageError, layout};
 use crate::oci::Digest;
 use crate::telemetry::metrics::BucketMetrics;
 use guard::Guard;
@@ -172,9 +172,9 @@ impl Bucket {
         self.later.run().await;
     }
 
-    /// Waits until nothing that was to be written behind is left to be sent.
-    pub async fn all_sent(&self) {
-        self.later.emptied().await;
+    /// Waits until nothing that was to be written behind is left to be sent of a blob and a record.
+    pub async fn sent<R>(&self, digest: &Digest, record: &RecordKey<R>) {
+        self.later.sent(&[layout::blob(digest), record.key().clone()]).await;
     }
 
     pub(super) fn objects(&self) -> &dyn ObjectStore {

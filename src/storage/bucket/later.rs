@@ -34,8 +34,8 @@ pub(in crate::storage) struct Later {
     /// What is kept is being sent.
     sending: tokio::sync::Mutex<()>,
     added: Notify,
-    /// Wakes those who wait until nothing is kept.
-    emptied: Notify,
+    /// Wakes those who wait until something is kept no more.
+    taken: Notify,
 }
 
 #[derive(Default)]
@@ -76,14 +76,7 @@ struct Write<'a> {
 
 impl Later {
     pub(super) fn new(objects: Arc<dyn ObjectStore>, guard: Guard) -> Self {
-        Self {
-            objects,
-            guard,
-            kept: Mutex::default(),
-            sending: tokio::sync::Mutex::default(),
-            added: Notify::new(),
-            emptied: Notify::new(),
-        }
+        Self { objects, guard, kept: Mutex::default(), sending: tokio::sync::Mutex::default(), added: Notify::new(), taken: Notify::new() }
     }
 
     /// Writes an object, or keeps it if the bucket does not answer.
@@ -124,13 +117,16 @@ impl Later {
         if kept.objects.is_empty() { None } else { kept.objects.get(key).map(|object| object.bytes.clone()) }
     }
 
-    /// Waits until nothing is kept.
-    pub(super) async fn emptied(&self) {
-        let emptied = self.emptied.notified();
-        tokio::pin!(emptied);
-        emptied.as_mut().enable();
-        if !self.lock().objects.is_empty() {
-            emptied.await;
+    /// Waits until none of these is kept, whatever else is.
+    pub(super) async fn sent(&self, keys: &[Key]) {
+        loop {
+            let taken = self.taken.notified();
+            tokio::pin!(taken);
+            taken.as_mut().enable();
+            if !keys.iter().any(|key| self.lock().objects.contains_key(key)) {
+                return;
+            }
+            taken.await;
         }
     }
 
@@ -149,9 +145,7 @@ impl Later {
             // All to their end: one of them may be the one that looks whether the bucket is back.
             let sent = futures::future::join_all(batch.into_iter().map(|(key, bytes)| self.send(key, bytes))).await;
             drop(turn);
-            if self.lock().objects.is_empty() {
-                self.emptied.notify_waiters();
-            }
+            self.taken.notify_waiters();
             // One that the bucket never takes keeps nobody behind it waiting.
             if sent.into_iter().any(|sent| sent) {
                 pause = FIRST_PAUSE;
@@ -248,13 +242,12 @@ impl Drop for Write<'_> {
                 kept.writers.remove(self.key);
             }
         }
-        let (is_kept, is_empty) = (kept.objects.contains_key(self.key), kept.objects.is_empty());
+        let is_kept = kept.objects.contains_key(self.key);
         drop(kept);
         if is_kept {
             self.later.added.notify_one();
-        }
-        if is_empty {
-            self.later.emptied.notify_waiters();
+        } else {
+            self.later.taken.notify_waiters();
         }
     }
 }

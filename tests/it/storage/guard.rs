@@ -260,7 +260,9 @@ async fn what_is_kept_does_not_go_over_what_was_written_since() {
     records.write_if(&created, &record(2), Expected::Absent).await.unwrap().expect_err("it is kept");
     records.delete(&deleted).await.unwrap();
     let sending = tokio::spawn(guarded.bucket.clone().send_later());
-    tokio::time::timeout(Duration::from_secs(60), guarded.bucket.all_sent()).await.expect("it was never sent");
+    for key in [&plain, &compared, &created, &deleted, &failed] {
+        tokio::time::timeout(Duration::from_secs(60), guarded.bucket.sent(&digest(), key)).await.expect("it was never sent");
+    }
     for (key, expected) in [(&plain, Some(2)), (&compared, Some(2)), (&created, Some(1)), (&deleted, None), (&failed, Some(1))] {
         assert_eq!(records.read(key).await.unwrap(), expected.map(record), "{key}");
     }
@@ -287,8 +289,13 @@ async fn what_the_bucket_never_takes_keeps_nothing_behind_it_waiting() {
         }
     });
     sent.await.expect("eight that are never taken stop all others");
+    let (blob, good) = (digest(), tag_key("good-0"));
+    tokio::time::timeout(Duration::from_secs(60), guarded.bucket.sent(&blob, &good)).await.expect("others are not waited for");
     guarded.fake.mend();
-    tokio::time::timeout(Duration::from_secs(120), guarded.bucket.all_sent()).await.expect("they are given up");
+    for tag in 0..8 {
+        let never = tag_key(&format!("never-{tag}"));
+        tokio::time::timeout(Duration::from_secs(120), guarded.bucket.sent(&digest(), &never)).await.expect("they are given up");
+    }
     assert_eq!(guarded.fake.keys().len(), 24);
     sending.abort();
 }
