@@ -146,7 +146,11 @@ impl Cache {
             // What was pushed is nobody's to fetch again.
             return Ok(());
         }
-        let unwanted = unwanted(&view, since);
+        let mut unwanted = unwanted(&view, since);
+        if record.is_none() && view.manifests().next().is_none() {
+            unwanted.links.clear();
+            self.retire_lone_links(name, &view, since, retired).await?;
+        }
         let is_nothing = unwanted == Unwanted::default();
         self.remove(name, &view, unwanted, since, retired).await?;
         if is_nothing && !view.is_empty() {
@@ -163,6 +167,31 @@ impl Cache {
         self.upkeep_metrics.retired("repository", 1);
         if records.view(name, &RepositoryView::default()).await?.manifests().next().is_some() {
             drop(records.write_if(&key, &record, Expected::Absent).await?);
+        }
+        Ok(())
+    }
+
+    /// Retires the links of a repository of which there is no manifest: somebody asked for blobs alone.
+    async fn retire_lone_links(
+        &self,
+        name: &RepositoryName,
+        view: &RepositoryView,
+        since: SystemTime,
+        retired: &mut Retired,
+    ) -> Result<(), CacheError> {
+        let records = &self.store.records;
+        for (digest, _) in view.links().filter(|(_, written)| *written <= since) {
+            let key = RecordKey::blob_link(name, digest);
+            let Some((link, version)) = records.read_versioned(&key).await? else { continue };
+            // One that was pushed names no source.
+            let is_ours = !link.source.is_empty() && link.linked_at <= unix_seconds(since);
+            if is_ours && records.delete_if(&key, &version).await?.is_ok() {
+                let key = (OriginKey::of(&link.source, name), *digest);
+                self.memory.links.invalidate(&key);
+                self.memory.vouched.invalidate(&key);
+                retired.links += 1;
+                self.upkeep_metrics.retired("link", 1);
+            }
         }
         Ok(())
     }

@@ -355,6 +355,19 @@ async fn word_of_a_source_whose_blob_was_only_asked_for_goes_when_it_is_old() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn link_of_a_repository_of_which_blobs_alone_were_asked_for_goes_when_it_is_old() {
+    let fake = FakeUpstream::start().await;
+    let (server, blob) = (Headpond::before(&fake).await, fake.put_blob("never pulled"));
+    assert_eq!(server.head(&Headpond::blob(&blob)).await.status, StatusCode::OK);
+    let link = record(&server, &of("_blobs", &blob));
+    server.clock.advance(89 * DAY);
+    assert_eq!((retire(&server).await.links, link.exists()), (0, true));
+    server.clock.advance(2 * DAY);
+    assert_eq!((retire(&server).await.links, link.exists()), (1, false));
+    assert_eq!(server.head(&Headpond::blob(&blob)).await.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn words_are_compared_with_the_blobs_of_a_bucket_without_a_request_for_each() {
     let (fake, bucket) = (FakeUpstream::start().await, FakeBucket::start().await);
     let text = configuration(&fake.url(), "", "").replace("path: headpond-data", &format!("path: headpond-data, s3: {}", bucket.s3()));
