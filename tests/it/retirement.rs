@@ -318,8 +318,8 @@ fn words(server: &Headpond) -> BTreeSet<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn word_of_a_source_goes_once_its_blob_was_evicted_and_stays_with_its_blob() {
     let fake = FakeUpstream::start().await;
-    let layers = [1, 2].map(|seed| pseudo_random(seed, 600 * 1024));
-    let text = configuration(&fake.url(), "", "").replace("path: headpond-data", "path: headpond-data, max_size: 1MiB, min_free: 0");
+    let layers = [1, 2].map(|seed| pseudo_random(seed, 40 << 20));
+    let text = configuration(&fake.url(), "", "").replace("path: headpond-data", "path: headpond-data, max_size: 64MiB, min_free: 0");
     let server = Headpond::of(&fake, &text, TempDir::new().unwrap(), World::default()).await;
     let [evicted, kept] = layers.map(|layer| fake.put_blob(layer));
     for blob in [&evicted, &kept] {
