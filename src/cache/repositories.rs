@@ -60,8 +60,10 @@ impl Cache {
             self.repository(&origin.repository).await?
         };
         let is_known = |record: &RepositoryRecord| *record.source == *origin.source && record.needs_user == origin.needs_user;
-        // A rule that covers its name makes no cache of a repository that is pushed to.
-        if known.as_ref().is_some_and(|record| record.kind == RepositoryKind::Hosted || is_known(record)) {
+        // A rule that covers its name makes no cache of a repository that is pushed to; and where there is no rule, what
+        // is served is what an earlier look at the record said.
+        let stays = |record: &RepositoryRecord| record.kind == RepositoryKind::Hosted || origin.upstream.is_none() || is_known(record);
+        if known.as_ref().is_some_and(stays) {
             return Ok(());
         }
         let record = RepositoryRecord {
