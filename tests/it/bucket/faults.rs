@@ -88,17 +88,17 @@ mod clients_and_bucket_get_right_bytes_whatever_call_of_the_disk_fails {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn of_calls_1_4_7() {
-        whatever_call_of_the_disk_fails(1).await;
+        Box::pin(whatever_call_of_the_disk_fails(1)).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn of_calls_2_5_8() {
-        whatever_call_of_the_disk_fails(2).await;
+        Box::pin(whatever_call_of_the_disk_fails(2)).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn of_calls_3_6_9() {
-        whatever_call_of_the_disk_fails(3).await;
+        Box::pin(whatever_call_of_the_disk_fails(3)).await;
     }
 }
 

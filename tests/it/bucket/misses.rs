@@ -43,7 +43,7 @@ fn asked(bucket: &FakeBucket, digest: &Digest) -> Vec<Option<String>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_readers_of_a_blob_cost_the_bucket_one_request_and_upstream_none() {
     const LENGTH: usize = 8 * MIB;
-    let (fake, bucket, server, digest, content) = beside_full_bucket(61, LENGTH).await;
+    let (fake, bucket, server, digest, content) = Box::pin(beside_full_bucket(61, LENGTH)).await;
     let read = async || Reader::open(&server, &digest, "", &content).await.rest().await;
     assert_eq!(join_all((0..READERS).map(|_| read())).await, vec![Ok(LENGTH); READERS]);
     assert_eq!(asked(&bucket, &digest), [None]);
@@ -53,7 +53,7 @@ async fn many_readers_of_a_blob_cost_the_bucket_one_request_and_upstream_none() 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_readers_of_ranges_cost_the_bucket_each_range_once_and_upstream_none() {
     const LENGTH: usize = 40 * MIB;
-    let (fake, bucket, server, digest, content) = beside_full_bucket(62, LENGTH).await;
+    let (fake, bucket, server, digest, content) = Box::pin(beside_full_bucket(62, LENGTH)).await;
     let read = async |number: usize| {
         let start = (1 + number % 4) * 9 * MIB;
         let range = format!("bytes={start}-{}", start + MIB - 1);
@@ -72,7 +72,7 @@ async fn many_readers_of_ranges_cost_the_bucket_each_range_once_and_upstream_non
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_blob_of_a_slow_bucket_comes_over_several_connections_and_once() {
     const LENGTH: usize = 40 * MIB;
-    let (fake, bucket, server, digest, content) = beside_full_bucket(63, LENGTH).await;
+    let (fake, bucket, server, digest, content) = Box::pin(beside_full_bucket(63, LENGTH)).await;
     assert_eq!(Reader::open(&server, &digest, "", &content).await.rest().await, Ok(LENGTH));
     server.wait_for_fills().await;
     let asked = asked(&bucket, &digest);
