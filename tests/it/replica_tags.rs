@@ -311,23 +311,6 @@ async fn first_pull_while_the_bucket_is_away_is_written_when_it_is_back() {
     assert_eq!(fake.journal(), []);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn tag_does_not_wait_for_what_the_bucket_never_takes_of_another_image() {
-    let (fake, bucket, one, _other) = two_replicas().await;
-    let never = fake.put_image("library/never", "1", &["never".into()]);
-    let image = fake.put_image("library/x", "1", &[]);
-    bucket.break_with(BucketFault::SlowDown);
-    assert_eq!(one.get("/v2/up/library/never/manifests/1").await.digest(), never.digest);
-    assert_eq!(one.get(TAG).await.digest(), image.digest);
-    bucket.break_path(&format!("library/never/_blobs/sha256/{}", never.layers[0].hex()), BucketFault::SlowDown);
-    while !says(&bucket, TAG_KEY, &image.digest) {
-        one.clock.advance(BELIEVED);
-        assert_eq!(one.get(TAG).await.digest(), image.digest);
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    assert!(bucket.file(&format!("images/up/library/x/_manifests/sha256/{}", image.digest.hex())).exists());
-}
-
 /// A replica that has just started knows nothing of a tag that upstream moved in the bucket's absence.
 #[tokio::test(flavor = "multi_thread")]
 async fn tag_that_a_new_replica_asked_for_while_the_bucket_was_away_is_not_turned_back() {
