@@ -11,11 +11,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use object_store::path::Path as Key;
-use object_store::{GetOptions, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion};
+use object_store::{GetOptions, GetResult, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Mutex, MutexGuard};
 
+use super::bucket::Unavailable;
 use super::records::{RecordKey, Records};
 use super::{Preconditions, StorageError, Support};
 use crate::oci::Digest;
@@ -245,14 +246,24 @@ impl Records {
         if let Some(bytes) = self.later.as_ref().and_then(|later| later.get(key)) {
             return Ok(Some(RecordBytes { bytes, e_tag: None }));
         }
-        let found = match self.store.get_opts(key, options).await {
-            Ok(found) => found,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(StorageError::object(key, error)),
+        let Some(found) = self.found(key, options.clone()).await? else { return Ok(None) };
+        let read = match RecordBytes::read(found).await {
+            // Its body broke off, and before the client asked for the rest it was deleted or written anew.
+            Err(error) if Unavailable::of(&error).is_none() => {
+                let Some(found) = self.found(key, options).await? else { return Ok(None) };
+                RecordBytes::read(found).await
+            }
+            read => read,
         };
-        let e_tag = found.meta.e_tag.clone();
-        let bytes = found.bytes().await.map_err(|error| StorageError::object(key, error))?;
-        Ok(Some(RecordBytes { bytes, e_tag }))
+        read.map(Some).map_err(|error| StorageError::object(key, error))
+    }
+
+    async fn found(&self, key: &Key, options: GetOptions) -> Result<Option<GetResult>, StorageError> {
+        match self.store.get_opts(key, options).await {
+            Ok(found) => Ok(Some(found)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(StorageError::object(key, error)),
+        }
     }
 }
 
@@ -263,6 +274,11 @@ pub(super) struct RecordBytes {
 }
 
 impl RecordBytes {
+    async fn read(found: GetResult) -> object_store::Result<Self> {
+        let e_tag = found.meta.e_tag.clone();
+        Ok(Self { bytes: found.bytes().await?, e_tag })
+    }
+
     pub(super) fn version(&self) -> Version {
         Version::new(self.e_tag.clone(), &self.bytes)
     }

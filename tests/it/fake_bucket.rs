@@ -57,6 +57,10 @@ pub(crate) enum Fault {
     LostAnswer,
     /// The answer breaks off in the middle of its body, if it has one.
     Truncate,
+    /// The same, and whoever asks for it again is told that it is not there.
+    Vanish,
+    /// 404.
+    NoSuchKey,
     /// The answer is right, and its body comes slowly: with such a pause before every eighth of its pieces.
     Drip(Duration),
 }
@@ -363,6 +367,9 @@ fn next_fault(plan: &Mutex<Plan>, request: &Request<Incoming>) -> Option<Fault> 
     let of_number = plan.nth.filter(|(nth, _)| counts && *nth == plan.calls).map(|(_, fault)| fault);
     let fault = plan.always.or(of_path).or(of_number);
     plan.has_broken |= fault.is_some();
+    if fault == Some(Fault::Vanish) {
+        plan.of_path = Some((request.uri().path().to_owned(), Fault::NoSuchKey));
+    }
     fault
 }
 
@@ -373,12 +380,13 @@ async fn answer(objects: Arc<Objects>, fault: Option<Fault>, request: Request<In
         Some(Fault::AccessDenied) => return Ok(error(StatusCode::FORBIDDEN, "AccessDenied")),
         Some(Fault::Hang) => std::future::pending().await,
         Some(Fault::Reset) => return Err("planned by the test".to_owned()),
-        Some(Fault::LostAnswer | Fault::Truncate | Fault::Drip(_)) | None => {}
+        Some(Fault::NoSuchKey) => return Ok(error(StatusCode::NOT_FOUND, "NoSuchKey")),
+        Some(Fault::LostAnswer | Fault::Truncate | Fault::Vanish | Fault::Drip(_)) | None => {}
     }
     let answer = objects.call(request).await?;
     match fault {
         Some(Fault::LostAnswer) => Err("planned by the test".to_owned()),
-        Some(Fault::Truncate) => Ok(answer.map(|body| truncated(body).boxed_unsync())),
+        Some(Fault::Truncate | Fault::Vanish) => Ok(answer.map(|body| truncated(body).boxed_unsync())),
         Some(Fault::Drip(pause)) => Ok(answer.map(|body| dripping(body, pause).boxed_unsync())),
         _ => Ok(answer.map(|body| body.map_err(|error| error.to_string().into()).boxed_unsync())),
     }
@@ -409,6 +417,10 @@ fn truncated(body: s3s::Body) -> impl hyper::body::Body<Data = Bytes, Error = Bo
         let bytes = frame.ok()?.into_data().ok()?;
         Some(Ok(Frame::data(bytes.slice(..bytes.len() / 2))))
     });
-    let broken = futures::stream::once(async { Err("planned by the test".into()) });
+    let broken = futures::stream::once(async {
+        // Else the connection ends before even the head of a small answer is on its way.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Err("planned by the test".into())
+    });
     StreamBody::new(first.chain(broken))
 }

@@ -300,6 +300,17 @@ async fn what_the_bucket_never_takes_keeps_nothing_behind_it_waiting() {
     sending.abort();
 }
 
+/// Its body broke off, and it was deleted before the client asked for the rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn record_that_is_deleted_while_it_is_read_is_absent() {
+    let guarded = Guarded::start(3).await;
+    let records = guarded.bucket.records();
+    records.write(&key(), &record(1)).await.unwrap();
+    guarded.fake.break_nth(1, Fault::Vanish);
+    assert_eq!(records.read(&key()).await.unwrap(), None);
+    assert!(guarded.fake.has_broken() && !guarded.is_open());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_bucket_refuses_is_not_kept_for_later() {
     let guarded = Guarded::start(1).await;
