@@ -61,6 +61,8 @@ pub(crate) enum Fault {
     Vanish,
     /// 404.
     NoSuchKey,
+    /// The answer is right, and so much late.
+    Late(Duration),
     /// The answer is right, and its body comes slowly: with such a pause before every eighth of its pieces.
     Drip(Duration),
 }
@@ -380,6 +382,7 @@ async fn answer(objects: Arc<Objects>, fault: Option<Fault>, request: Request<In
         Some(Fault::AccessDenied) => return Ok(error(StatusCode::FORBIDDEN, "AccessDenied")),
         Some(Fault::Hang) => std::future::pending().await,
         Some(Fault::Reset) => return Err("planned by the test".to_owned()),
+        Some(Fault::Late(by)) => tokio::time::sleep(by).await,
         Some(Fault::NoSuchKey) => return Ok(error(StatusCode::NOT_FOUND, "NoSuchKey")),
         Some(Fault::LostAnswer | Fault::Truncate | Fault::Vanish | Fault::Drip(_)) | None => {}
     }

@@ -5,15 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::mpsc;
 
 use super::{CONCURRENCY, Gc, Prefix};
 use crate::clock::unix_seconds;
 use crate::oci::{Digest, RepositoryName};
-use crate::storage::{Examined, RecordKey, RepositoryContents, StorageError};
+use crate::storage::{Examined, RecordKey, RepositoryContents, RepositoryWalk, StorageError};
 use crate::upkeep::UpkeepParts;
 
 /// Repositories read at a time.
 const CONCURRENT_REPOSITORIES: usize = 8;
+/// Links of one of them removed at a time.
+const CONCURRENT_REMOVALS: usize = 4;
 
 /// A link is written before the manifest that needs it: younger than this it stays, whatever the grace.
 const MIN_LINK_AGE: Duration = Duration::from_secs(60);
@@ -33,13 +36,34 @@ impl Gc {
     /// Strikes out of `candidates` what anything refers to, and removes links that nobody needs. Where a record
     /// cannot be read the report is incomplete from now on, and nothing that is left in `candidates` may go.
     pub(super) async fn strike_out(&mut self, candidates: &mut HashSet<Prefix>, removes_links: bool) -> Result<(), StorageError> {
-        let walk = self.parts.store.records.walk();
-        let repositories = stream::try_unfold(walk, |mut walk| async move { Ok(walk.next().await?.map(|contents| (contents, walk))) });
+        let (sender, receiver) = mpsc::channel(1);
+        let walk = listed(self.parts.store.records.walk(), sender);
+        let read = self.strike_out_of(receiver, candidates, removes_links);
+        // Both at once: a list that is not polled while the repositories are read runs into its timeout.
+        let ((), ()) = futures::try_join!(walk, read)?;
+        Ok(())
+    }
+
+    async fn strike_out_of(
+        &mut self,
+        repositories: mpsc::Receiver<RepositoryContents>,
+        candidates: &mut HashSet<Prefix>,
+        removes_links: bool,
+    ) -> Result<(), StorageError> {
+        let repositories = stream::unfold(repositories, |mut receiver| async { Some((receiver.recv().await?, receiver)) });
         let (parts, grace) = (Arc::clone(&self.parts), self.grace_of_links());
-        let references = repositories.map_ok(|contents| references_of(Arc::clone(&parts), contents, grace));
-        let mut references = references.try_buffer_unordered(CONCURRENT_REPOSITORIES).boxed();
+        let references = repositories.map(|contents| {
+            let parts = Arc::clone(&parts);
+            async move {
+                let found = references_of(&parts, contents, grace).await?;
+                let removed = if removes_links { remove_links(&parts, &found, grace).await } else { Vec::new() };
+                Ok::<_, StorageError>((found, removed))
+            }
+        });
+        let mut references = references.buffer_unordered(CONCURRENT_REPOSITORIES).boxed();
         (self.report.repositories, self.report.manifests) = (0, 0);
-        while let Some(found) = references.try_next().await? {
+        // Nothing is awaited in here but the next one: those under way are polled by it alone.
+        while let Some((found, removed)) = references.try_next().await? {
             self.report.repositories += 1;
             self.report.manifests += found.manifests;
             self.report.is_incomplete |= !found.unread.is_empty();
@@ -50,12 +74,10 @@ impl Gc {
             for blob in &found.blobs {
                 candidates.remove(blob);
             }
-            if removes_links {
-                for digest in &found.stale_links {
-                    match self.remove_link(&found.name, digest).await {
-                        Ok(is_removed) => self.report.links += u64::from(is_removed),
-                        Err(error) => self.failed(digest, &error),
-                    }
+            for (digest, removed) in removed {
+                match removed {
+                    Ok(is_removed) => self.report.links += u64::from(is_removed),
+                    Err(error) => self.failed(&digest, &error),
                 }
             }
             self.teller.progress(&self.report);
@@ -66,21 +88,35 @@ impl Gc {
     fn grace_of_links(&self) -> Duration {
         self.grace.max(MIN_LINK_AGE)
     }
-
-    /// Removes a link, unless it was written again since it was listed.
-    async fn remove_link(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool, StorageError> {
-        let (records, key) = (&self.parts.store.records, RecordKey::blob_link(repository, digest));
-        let Examined::Record(link, version) = records.examine(&key).await? else { return Ok(false) };
-        let is_stale = Duration::from_secs(link.linked_at).saturating_add(self.grace_of_links())
-            <= Duration::from_secs(unix_seconds(self.parts.clock.now()));
-        Ok(is_stale && records.delete_if(&key, &version).await?.is_ok())
-    }
 }
 
-async fn references_of(parts: Arc<UpkeepParts>, contents: RepositoryContents, grace: Duration) -> Result<References, StorageError> {
+async fn listed(mut walk: RepositoryWalk, sender: mpsc::Sender<RepositoryContents>) -> Result<(), StorageError> {
+    while let Some(contents) = walk.next().await? {
+        // Whoever reads them has failed, and says why.
+        let Ok(()) = sender.send(contents).await else { break };
+    }
+    Ok(())
+}
+
+/// Removes links that nobody needs, and tells of each whether it went.
+async fn remove_links(parts: &UpkeepParts, found: &References, grace: Duration) -> Vec<(Digest, Result<bool, StorageError>)> {
+    let removals = stream::iter(found.stale_links.clone())
+        .map(|digest| async move { (digest, parts.patiently(|| remove_link(parts, &found.name, &digest, grace)).await) });
+    removals.buffer_unordered(CONCURRENT_REMOVALS).collect().await
+}
+
+/// Removes a link, unless it was written again since it was listed.
+async fn remove_link(parts: &UpkeepParts, repository: &RepositoryName, digest: &Digest, grace: Duration) -> Result<bool, StorageError> {
+    let (records, key) = (&parts.store.records, RecordKey::blob_link(repository, digest));
+    let Examined::Record(link, version) = records.examine(&key).await? else { return Ok(false) };
+    let is_stale = Duration::from_secs(link.linked_at).saturating_add(grace) <= Duration::from_secs(unix_seconds(parts.clock.now()));
+    Ok(is_stale && records.delete_if(&key, &version).await?.is_ok())
+}
+
+async fn references_of(parts: &UpkeepParts, contents: RepositoryContents, grace: Duration) -> Result<References, StorageError> {
     let listed: Vec<_> = contents.manifests.iter().map(|manifest| manifest.item).collect();
     let manifests = stream::iter(listed).map(|digest| {
-        let (parts, key) = (Arc::clone(&parts), RecordKey::manifest(&contents.name, &digest));
+        let key = RecordKey::manifest(&contents.name, &digest);
         async move { (digest, parts.patiently(|| parts.store.records.examine(&key)).await) }
     });
     let manifests: Vec<_> = manifests.buffer_unordered(CONCURRENCY).collect().await;

@@ -24,7 +24,11 @@ const EVERYTHING: ScrubOptions = ScrubOptions { bucket: true, ..FAST };
 
 /// A store over the bucket, whose requests are not repeated: each failure is seen.
 async fn store_over(bucket: &FakeBucket, directory: &Path) -> Arc<Store> {
-    let limits = BucketLimits { timeout: Duration::from_secs(10), attempts: 1 };
+    store_that_waits(bucket, directory, Duration::from_secs(10)).await
+}
+
+async fn store_that_waits(bucket: &FakeBucket, directory: &Path, timeout: Duration) -> Arc<Store> {
+    let limits = BucketLimits { timeout, attempts: 1 };
     let settings = BucketSettings { limits, ..bucket.settings() };
     let client = BucketClient::s3(&settings, Metrics::new().unwrap().bucket.clone()).await.unwrap();
     let store = Store::open(StoreParts { bucket: Some(client), ..StoreParts::directory(&store_of(directory)) }).unwrap();
@@ -149,6 +153,26 @@ macro_rules! whichever_request {
 }
 
 whichever_request!(is_told_to_slow_down: SlowDown, loses_its_answer: LostAnswer, is_answered_in_part: Truncate);
+
+/// What is asked for meanwhile has long been answered: nobody may say that it was not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_of_which_much_is_removed_keeps_no_other_from_being_read() {
+    const LATE: Duration = Duration::from_millis(20);
+    let (bucket, directory, clock) = (FakeBucket::start().await, TempDir::new().unwrap(), Clock::system());
+    let store = store_that_waits(&bucket, directory.path(), 50 * LATE).await;
+    let given_up = HostedRepository::create(&store, "team/b").await;
+    for seed in 0..100 {
+        given_up.commit(&pseudo_random(seed, 10)).await;
+    }
+    let read = HostedRepository::create(&store, "team/a").await;
+    for seed in 100..150 {
+        read.push("1", &[pseudo_random(seed, 10)]).await;
+    }
+    clock.advance(SETTLED);
+    bucket.break_with(Fault::Late(LATE));
+    let report = outcome_of(upkeep_of(store, &clock).gc(NOW).await.unwrap()).await.1.unwrap();
+    assert_eq!((report.failed, report.is_incomplete, report.links, report.manifests), (0, false, 100, 50), "{report:?}");
+}
 
 /// The first requests of a collection are for pages: of the marks, of the blobs, of the repositories. A scrub has no marks.
 #[tokio::test(flavor = "multi_thread")]
