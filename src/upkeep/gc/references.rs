@@ -32,6 +32,9 @@ struct References {
     name: RepositoryName,
 }
 
+/// Whether a link went.
+type Removal = (Digest, Result<bool, StorageError>);
+
 impl Gc {
     /// Strikes out of `candidates` what anything refers to, and removes links that nobody needs. Where a record
     /// cannot be read the report is incomplete from now on, and nothing that is left in `candidates` may go.
@@ -56,7 +59,7 @@ impl Gc {
             let parts = Arc::clone(&parts);
             async move {
                 let found = references_of(&parts, contents, grace).await?;
-                let removed = if removes_links { remove_links(&parts, &found, grace).await } else { Vec::new() };
+                let removed = if removes_links { remove_links(&parts, &found, grace).await? } else { Vec::new() };
                 Ok::<_, StorageError>((found, removed))
             }
         });
@@ -99,10 +102,15 @@ async fn listed(mut walk: RepositoryWalk, sender: mpsc::Sender<RepositoryContent
 }
 
 /// Removes links that nobody needs, and tells of each whether it went.
-async fn remove_links(parts: &UpkeepParts, found: &References, grace: Duration) -> Vec<(Digest, Result<bool, StorageError>)> {
-    let removals = stream::iter(found.stale_links.clone())
-        .map(|digest| async move { (digest, parts.patiently(|| remove_link(parts, &found.name, &digest, grace)).await) });
-    removals.buffer_unordered(CONCURRENT_REMOVALS).collect().await
+async fn remove_links(parts: &UpkeepParts, found: &References, grace: Duration) -> Result<Vec<Removal>, StorageError> {
+    let removals = stream::iter(found.stale_links.clone()).map(|digest| async move {
+        match parts.patiently(|| remove_link(parts, &found.name, &digest, grace)).await {
+            // So it would be with all others.
+            Err(error) if error.is_unavailable() => Err(error),
+            removed => Ok((digest, removed)),
+        }
+    });
+    removals.buffer_unordered(CONCURRENT_REMOVALS).try_collect().await
 }
 
 /// Removes a link, unless it was written again since it was listed.
