@@ -186,7 +186,11 @@ impl Cache {
             });
             let told = match told.await? {
                 Ok(told) => told,
-                Err(error) => return Some(cache.stale(&asking, &known, StaleReason::of(&error))),
+                // A check that this one waited for may have moved or confirmed it.
+                Err(error) => {
+                    let entry = cache.memory.tags.get(&(asking.key(), asked.clone())).unwrap_or(known);
+                    return Some(cache.stale(&asking, &entry, StaleReason::of(&error)));
+                }
             };
             let digest = told.value.digest;
             cache.note_tag(&asking, &asked, digest, told.validated_at);
