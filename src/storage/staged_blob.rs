@@ -105,11 +105,11 @@ impl StagedBlob {
         Ok(())
     }
 
-    /// What the file takes. Some file systems (ZFS) tell only seconds later how many blocks a file has, so those that
-    /// its bytes need count at least.
+    /// What the file takes. Some file systems (ZFS) tell only seconds later how many blocks a file has, so its bytes
+    /// count at least.
     fn disk_bytes(&self) -> u64 {
         let length_bytes = self.file.metadata().map_or(0, |metadata| metadata.len());
-        file_disk_bytes(&self.file).max(self.room.in_blocks(length_bytes))
+        file_disk_bytes(&self.file).max(length_bytes)
     }
 
     /// A new directory is itself an entry that must be on the medium.

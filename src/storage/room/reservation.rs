@@ -64,11 +64,6 @@ impl Reservation {
         self.room.books().is_allocated(promised_bytes.min(bytes), 0);
     }
 
-    /// What a file of so many bytes takes at least.
-    pub(in crate::storage) fn in_blocks(&self, length_bytes: u64) -> u64 {
-        self.room.in_blocks(length_bytes, 0)
-    }
-
     /// The file system has allocated what was reserved: the file has `disk_bytes`.
     pub(in crate::storage) fn is_allocated(&self, disk_bytes: u64) {
         let promised_bytes = self.promised_bytes.swap(0, Ordering::AcqRel);
