@@ -113,29 +113,14 @@ impl GcMarks {
     }
 
     /// The look at the mark that follows every reference that was written, of whatever kind: a
-    /// manifest's record is one to the manifest and to all that it refers to.
+    /// manifest's record is one to the manifest and to all that it refers to. Without a bucket, eviction
+    /// leaves the blob alone from now on; one that is under way is waited for.
     ///
     /// # Errors
     /// When the store cannot say; then nothing is promised.
     pub async fn keep(&self, digest: &Digest) -> Result<Presence, StorageError> {
         self.keep_on_disk(digest).await?;
-        let key = RecordKey::gc_mark(digest);
-        for _ in 0..ATTEMPTS {
-            match self.records.read_versioned(&key).await? {
-                None => return Ok(Presence::Kept),
-                Some((mark, version)) => match mark.state {
-                    GcState::Released => return Ok(Presence::Kept),
-                    GcState::Condemned => return Ok(Presence::Condemned),
-                    GcState::Marked => {
-                        let released = self.record(GcState::Released);
-                        if self.records.write_if(&key, &released, Expected::Version(version)).await?.is_ok() {
-                            return Ok(Presence::Kept);
-                        }
-                    }
-                },
-            }
-        }
-        Err(StorageError::Corrupt { key: key.to_string(), detail: "it changes all the time".to_owned() })
+        self.unmark(digest).await
     }
 
     /// Where the disk is all there is, what is referred to is not evicted.
@@ -190,6 +175,30 @@ impl GcMarks {
         let expected = seen.map_or(Expected::Absent, Expected::Version);
         let marked = self.record(GcState::Marked);
         self.records.write_if(&RecordKey::gc_mark(digest), &marked, expected).await.map(|written| written.is_ok())
+    }
+
+    /// Releases the mark of a blob that is referred to after all, or went otherwise. Eviction of it is as before.
+    ///
+    /// # Errors
+    /// When the store cannot say; then nothing is promised.
+    pub async fn unmark(&self, digest: &Digest) -> Result<Presence, StorageError> {
+        let key = RecordKey::gc_mark(digest);
+        for _ in 0..ATTEMPTS {
+            match self.records.read_versioned(&key).await? {
+                None => return Ok(Presence::Kept),
+                Some((mark, version)) => match mark.state {
+                    GcState::Released => return Ok(Presence::Kept),
+                    GcState::Condemned => return Ok(Presence::Condemned),
+                    GcState::Marked => {
+                        let released = self.record(GcState::Released);
+                        if self.records.write_if(&key, &released, Expected::Version(version)).await?.is_ok() {
+                            return Ok(Presence::Kept);
+                        }
+                    }
+                },
+            }
+        }
+        Err(StorageError::Corrupt { key: key.to_string(), detail: "it changes all the time".to_owned() })
     }
 
     /// Condemns a blob, if its mark still is `seen`. From here on there is no way back.

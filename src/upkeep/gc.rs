@@ -350,7 +350,7 @@ impl Gc {
     async fn release_without_blob(&self, digest: &Digest) -> Result<(), StorageError> {
         if !self.place.has(digest).await? {
             // Whoever condemned it meanwhile releases it, too.
-            let _ = self.marks.keep(digest).await?;
+            let _ = self.marks.unmark(digest).await?;
         }
         Ok(())
     }

@@ -10,10 +10,10 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use headpond::clock::Clock;
-use headpond::oci::{Digest, RepositoryName};
+use headpond::oci::{Digest, MediaType, RepositoryName};
 use headpond::storage::{
-    BlobLinkRecord, BucketClient, BucketLimits, GcState, KnownPreconditions, Preconditions, Presence, RecordKey, Records, SourceBlobRecord,
-    Store, StoreParts,
+    BlobLinkRecord, BucketClient, BucketLimits, GcState, KnownPreconditions, ManifestRecord, Preconditions, Presence, RecordKey, Records,
+    SourceBlobRecord, Store, StoreParts,
 };
 use headpond::telemetry::metrics::Metrics;
 use headpond::upkeep::report::{Event, GcReport, UnneededState};
@@ -413,4 +413,41 @@ async fn presence_of_a_blob_without_a_mark_is_kept() {
     let marks = world.store.gc_marks(&world.clock);
     assert_eq!(marks.keep(&Digest::of(b"x")).await.unwrap(), Presence::Kept);
     assert!(marks.until_deleted(&Digest::of(b"x")).await.unwrap());
+}
+
+/// Only what was pushed is exempt from eviction, not what a collection has looked at.
+#[tokio::test]
+async fn a_cached_blob_that_was_marked_is_evicted_like_any_other() {
+    let world = World::on_disk().await;
+    let evictable_bytes = || {
+        let numbers = world.store.blobs.room().numbers();
+        numbers.used_bytes - numbers.kept_bytes
+    };
+    let cache = |seed| {
+        let bytes = orphan_bytes(seed);
+        let staged = world.store.blobs.stage(Some(bytes.len() as u64)).unwrap();
+        staged.write_at(&bytes, 0).unwrap();
+        staged.commit(&Digest::of(&bytes)).unwrap();
+        Digest::of(&bytes)
+    };
+    let (wanted, gone) = (cache(1), cache(2));
+    let both_bytes = evictable_bytes();
+    world.clock.advance(GRACE);
+    assert_eq!(world.gc(USUAL).await.marked, 2);
+    let image = ManifestRecord {
+        media_type: MediaType::OCI_MANIFEST.to_owned(),
+        size_bytes: 100,
+        source: "s".to_owned(),
+        cached_at: 1,
+        subject: None,
+        artifact_type: None,
+        references: vec![(wanted, 1000)],
+    };
+    let key = RecordKey::manifest(&RepositoryName::parse("up/x").unwrap(), &Digest::of(b"a manifest"));
+    world.store.records.write(&key, &image).await.unwrap();
+    world.store.blobs.remove(&gone).unwrap();
+    assert_eq!(world.gc(USUAL).await.unmarked, 1);
+    assert_eq!((world.mark_of(&wanted).await, world.mark_of(&gone).await), (Some(GcState::Released), Some(GcState::Released)));
+    assert_eq!(cache(2), gone);
+    assert!(both_bytes >= 2000 && evictable_bytes() == both_bytes, "{} of {both_bytes}", evictable_bytes());
 }

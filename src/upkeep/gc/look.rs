@@ -44,7 +44,7 @@ impl Look {
             if self.mark.is_none() || self.dry_run {
                 return Ok(Looked::Kept);
             }
-            return self.marks.keep(digest).await.map(|_| Looked::Unmarked);
+            return self.marks.unmark(digest).await.map(|_| Looked::Unmarked);
         }
         match self.marks.read(digest).await? {
             // Somebody is deleting it.
